@@ -1,0 +1,270 @@
+"""What lives inside a cell: one process that holds one thing to measure and runs it in a timed loop.
+
+The parent starts the process and asks ``CellWorker`` by the protocol of ``avsdk.worker``. The loop times ``run`` from
+outside; a session never times itself. Needs numpy and ``avsdk`` only, so that a cell can live in a toolchain's Python.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_ENTERED_NS = time.perf_counter_ns()  # before numpy is imported: the start of the import phase
+
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from avsdk import plugins  # noqa: E402
+from avsdk.bundle import Bundle, open_bundle  # noqa: E402
+from avsdk.errors import NotAvailable, UsageError  # noqa: E402
+from avsdk.schema import encode  # noqa: E402
+from avsdk.session import Array, Execution, LoadedGraph  # noqa: E402
+from avsdk.spec import GraphSpec, Sizes  # noqa: E402
+
+PIPELINE = "pipeline"
+_PICTURE_OP = "image_rgb"
+
+
+class ColdStart:
+    """Where the time from the parent's ``spawn`` to the first output went, in ms per phase.
+
+    Linux's ``perf_counter`` is one clock for all processes, so the parent's start and the child's marks can be compared.
+    """
+
+    def __init__(self, spawned_ns: int) -> None:
+        self.phases: dict[str, float] = {
+            "spawn_ms": (_ENTERED_NS - spawned_ns) / 1e6,
+            "import_ms": (time.perf_counter_ns() - _ENTERED_NS) / 1e6,
+        }
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase; the imports that happen within it count as import time."""
+        with _import_clock() as imports:
+            start = time.perf_counter_ns()
+            yield
+            elapsed = (time.perf_counter_ns() - start) / 1e6
+        self.phases[name] = self.phases.get(name, 0.0) + elapsed - imports[0]
+        self.phases["import_ms"] += imports[0]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A thing that is loaded and ready: ``run`` once, ask what executed, close. ``source`` says where the input is from."""
+
+    run: Callable[[], object]
+    executions: Callable[[], Mapping[str, Execution]]
+    close: Callable[[], None]
+    source: str
+
+
+class CellWorker:
+    """The object that a cell's process hosts. ``prepare`` loads what is measured, split into phases of the cold start."""
+
+    def __init__(self, spawned_ns: int, prepare: Callable[[ColdStart], Prepared]) -> None:
+        cold = ColdStart(spawned_ns)
+        self._prepared = prepare(cold)
+        self._memory = {"load": _memory()}
+        with cold.phase("first_output_ms"):
+            self._prepared.run()
+        self._memory["first_run"] = _memory()
+        self._cold = cold.phases
+
+    def opened(self) -> dict[str, Any]:
+        """The cold start in ms and by phase, and where the input came from."""
+        return {"cold_start_ms": sum(self._cold.values()), "phases": self._cold, "input": self._prepared.source}
+
+    def execution(self) -> dict[str, Any]:
+        """What executed, per graph. Raises ``SilentFallback`` where that is not what the artifact was built for."""
+        found = self._prepared.executions()
+        return {name: {**encode(item), "effective_precision": item.effective_precision} for name, item in found.items()}
+
+    def run(self, n: int, lead_in: int = 0) -> NDArray[np.int64]:
+        """Run ``lead_in + n`` times and return the last ``n`` durations in ns.
+
+        The lead-in refills the caches that other cells emptied since this cell's last turn; its length is fixed
+        beforehand, so that it selects nothing.
+        """
+        run, clock = self._prepared.run, time.perf_counter_ns
+        for _ in range(lead_in):
+            run()
+        samples = np.empty(n, dtype=np.int64)
+        for place in range(n):
+            start = clock()
+            run()
+            samples[place] = clock() - start
+        return samples
+
+    def memory(self) -> dict[str, Any]:
+        """MB at load, after the first run and now, and the peak so far; sums over this process and what it started."""
+        now = _memory()
+        return {**self._memory, "steady": now, "peak_rss_mb": now["peak_rss_mb"]}
+
+    def pids(self) -> list[int]:
+        return _family()
+
+    def close(self) -> None:
+        self._prepared.close()
+
+
+def open_graph(bundle: str, graph: str, sizes: Sizes, threads: int, seed: int, spawned_ns: int) -> CellWorker:
+    """A cell that runs one graph's session on fixed inputs."""
+
+    def prepare(cold: ColdStart) -> Prepared:
+        opened = _checked_bundle(bundle, cold)
+        loaded = opened.load_graphs(threads)[graph]
+        with cold.phase("import_ms"):
+            _require_engines(loaded)
+        feeds, source = feeds_for(opened, loaded.graph, sizes, seed)
+        with cold.phase("load_ms"):
+            session = loaded.session_for(sizes)
+        return Prepared(lambda: session.run(feeds), lambda: {graph: session.execution()}, loaded.close, source)
+
+    return CellWorker(spawned_ns, prepare)
+
+
+def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns: int) -> CellWorker:
+    """A cell that runs the whole predictor, pre- and post-processing included, on media in memory."""
+
+    def prepare(cold: ColdStart) -> Prepared:
+        opened = _checked_bundle(bundle, cold)
+        with cold.phase("import_ms"):
+            from avsdk.predictor import predictor_for
+
+            for loaded in opened.load_graphs(threads).values():
+                _require_engines(loaded)
+        media, source = media_for(opened, sizes, seed)
+        with cold.phase("load_ms"):
+            predictor = predictor_for(opened, threads=threads, settings={})
+            for loaded in predictor.graphs.values():
+                loaded.session_for(_sizes_of(loaded.graph, sizes))
+
+        def executions() -> Mapping[str, Execution]:
+            return {name: each.open_sessions()[0].execution() for name, each in predictor.graphs.items()}
+
+        return Prepared(lambda: predictor(media), executions, predictor.close, source)
+
+    return CellWorker(spawned_ns, prepare)
+
+
+def feeds_for(bundle: Bundle, graph: GraphSpec, sizes: Sizes, seed: int) -> tuple[dict[str, Array], str]:
+    """The first golden sample of exactly these sizes, else seeded numbers within 0..255; and which of the two it is."""
+    for index, feeds in enumerate(_golden_inputs(bundle, graph)):
+        if all(feeds[tensor.name].shape == tensor.sized(sizes) for tensor in graph.inputs):
+            return feeds, f"golden sample {index}"
+    random = np.random.default_rng(seed)
+    made = {
+        tensor.name: random.uniform(0.0, 255.0, tensor.sized(sizes)).astype(tensor.dtype) for tensor in graph.inputs
+    }
+    return made, f"random 0..255, seed {seed}"
+
+
+def takes_picture(bundle: Bundle) -> bool:
+    """Whether the pipeline starts with a picture, the media that a bench can make in memory."""
+    steps = bundle.manifest.spec.preprocess
+    return bool(steps) and steps[0].op == _PICTURE_OP
+
+
+def media_for(bundle: Bundle, sizes: Sizes, seed: int) -> tuple[Array, str]:
+    """An RGB picture (height, width, 3) uint8 of the sizes asked for: a golden one where it fits, else seeded noise."""
+    graph = bundle.manifest.spec.graphs[0]
+    if not takes_picture(bundle) or not {"height", "width"} <= set(sizes):
+        raise UsageError(f"the pipeline of {bundle.path} does not start with a picture", expected=f"a first step {_PICTURE_OP}")
+    height, width = sizes["height"], sizes["width"]
+    for index, feeds in enumerate(_golden_inputs(bundle, graph)):
+        array = feeds[graph.inputs[0].name]
+        if array.shape[1:] == (3, height, width):
+            picture = np.clip(np.rint(array[0].transpose(1, 2, 0)), 0, 255).astype(np.uint8)
+            return np.ascontiguousarray(picture), f"golden sample {index}"
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (height, width, 3), dtype=np.uint8), f"random 0..255, seed {seed}"
+
+
+def _checked_bundle(path: str, cold: ColdStart) -> Bundle:
+    with cold.phase("verify_ms"):
+        return open_bundle(Path(path))
+
+
+def _require_engines(loaded: LoadedGraph) -> None:
+    """Import the engines, and the runtimes where asking for them does that, before the loading is timed."""
+    for artifact in loaded.artifacts:
+        state = plugins.load("engines", artifact.engine).availability(artifact.device)
+        if not state.ok:
+            raise NotAvailable(f"{artifact.engine}:{artifact.device} cannot run here: {state.reason}", fix=state.fix)
+
+
+def _golden_inputs(bundle: Bundle, graph: GraphSpec) -> Iterator[dict[str, Array]]:
+    """The inputs of the golden samples, in order; keys are ``in.<sample>.<tensor>``."""
+    if graph.name not in bundle.manifest.golden:
+        return
+    with np.load(bundle.file(bundle.manifest.golden[graph.name]), allow_pickle=False) as stored:
+        index = 0
+        while all(f"in.{index}.{tensor.name}" in stored.files for tensor in graph.inputs):
+            yield {tensor.name: stored[f"in.{index}.{tensor.name}"] for tensor in graph.inputs}
+            index += 1
+
+
+def _sizes_of(graph: GraphSpec, sizes: Sizes) -> dict[str, int]:
+    return graph.complete_sizes({name: size for name, size in sizes.items() if name in graph.axes})
+
+
+def _memory() -> dict[str, float | None]:
+    """Resident, proportional and anonymous memory of this process and its children, in MB; None where not readable."""
+    totals: dict[str, float | None] = {}
+    for key, file, field in (
+        ("rss_mb", "smaps_rollup", "Rss"), ("pss_mb", "smaps_rollup", "Pss"),
+        ("anonymous_mb", "smaps_rollup", "Anonymous"), ("peak_rss_mb", "status", "VmHWM"),
+    ):  # fmt: skip
+        found = [_kilobytes(Path(f"/proc/{pid}/{file}"), field) for pid in _family()]
+        known = [value for value in found if value is not None]
+        totals[key] = round(sum(known) / 1024.0, 2) if known else None
+    return totals
+
+
+def _family() -> list[int]:
+    """This process and its descendants: a session may itself live in a process of its own."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int(status.read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(status.parent.name))
+    found = [os.getpid()]
+    for pid in found:
+        found.extend(children.get(pid, ()))
+    return found
+
+
+def _kilobytes(path: Path, field: str) -> int | None:
+    with contextlib.suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1])
+    return None
+
+
+@contextlib.contextmanager
+def _import_clock() -> Iterator[list[float]]:
+    """Measure the ms spent in import statements meanwhile, nested ones counted once."""
+    spent, depth, original = [0.0], [0], builtins.__import__
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        depth[0] += 1
+        start = time.perf_counter_ns()
+        try:
+            return original(*arguments, **named)
+        finally:
+            depth[0] -= 1
+            if depth[0] == 0:
+                spent[0] += (time.perf_counter_ns() - start) / 1e6
+
+    builtins.__import__ = timed
+    try:
+        yield spent
+    finally:
+        builtins.__import__ = original

@@ -1,0 +1,217 @@
+"""The cells of a bench, as the parent sees them: what each is to measure, and the process that does it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avsdk.bundle import Bundle
+from avsdk.errors import UsageError
+from avsdk.session import Artifact
+from avsdk.spec import GraphSpec, Sizes
+from avsdk.worker import Worker
+from avsdk_bench import cell, noise
+
+SINGLE_STREAM = "single-stream"
+OPEN_TIMEOUT_S = 900.0
+_TURN_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell: a graph, or the whole pipeline, of one bundle at one set of sizes.
+
+    ``factory`` runs in the cell's process and returns a ``CellWorker``; it gets ``arguments`` and the parent's clock.
+    """
+
+    bundle: str
+    graph: str
+    target: str
+    engine: str
+    device: str
+    precision: str
+    threads: int
+    sizes: Mapping[str, int]
+    size_mb: float
+    factory: Callable[..., object]
+    arguments: Mapping[str, Any]
+    model: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def items(self) -> int:
+        """Items per run: the batch."""
+        return self.sizes.get("batch", 1)
+
+    @property
+    def label(self) -> str:
+        return f"{Path(self.bundle).name} {self.graph} {sizes_text(self.sizes)}".strip()
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Cells of one group do the same work and may be compared."""
+        return self.graph, sizes_text(self.sizes)
+
+
+@dataclass(frozen=True)
+class ColdStartFacts:
+    """The answer of a cell that opened: ms from spawn to the first output, by phase, and the origin of its input."""
+
+    total_ms: float
+    phases: Mapping[str, float]
+    source: str
+
+
+class Cell:
+    """The process of one cell. The parent sleeps while a request is served."""
+
+    def __init__(self, plan: CellPlan) -> None:
+        self.plan = plan
+        self._worker: Worker | None = None
+        self._pids: list[int] = []
+
+    def open(self) -> ColdStartFacts:
+        """Start the process and load what it measures. Raises what the load raises."""
+        spawned = time.perf_counter_ns()
+        self._worker = Worker(self.plan.label, timeout_s=_TURN_TIMEOUT_S, env=_thread_limits(self.plan.threads))
+        self._worker.open(self.plan.factory, timeout_s=OPEN_TIMEOUT_S, spawned_ns=spawned, **self.plan.arguments)
+        facts = self._worker.ask("opened")
+        self._pids = [int(pid) for pid in self._worker.ask("pids")]
+        return ColdStartFacts(facts["cold_start_ms"], facts["phases"], facts["input"])
+
+    def execution(self) -> Mapping[str, Mapping[str, Any]]:
+        """What executed, per graph. Raises ``SilentFallback``."""
+        found: Mapping[str, Mapping[str, Any]] = self._ask("execution")
+        return found
+
+    def run(self, n: int, lead_in: int = 0) -> NDArray[np.int64]:
+        """``n`` durations in ns."""
+        samples: NDArray[np.int64] = self._ask("run", n=n, lead_in=lead_in)
+        return samples
+
+    def memory(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._ask("memory")
+        return found
+
+    def involuntary_switches(self) -> int | None:
+        return noise.involuntary_switches(self._pids)
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+    def _ask(self, method: str, **arguments: Any) -> Any:
+        if self._worker is None:
+            raise UsageError(f"the cell {self.plan.label!r} was asked before it was opened")
+        return self._worker.ask(method, **arguments)
+
+    def __enter__(self) -> Cell:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def plans_for(
+    bundle: Bundle, axes: Sequence[Sizes], threads: int, *, seed: int = 0, name: str = "", pipeline: bool = True
+) -> list[CellPlan]:
+    """A cell per graph and size, and one for the whole pipeline per size where the bench can make its media.
+
+    Without ``axes`` the sizes are those that were built, or the spec's defaults where the axes are dynamic. Raises
+    ``UsageError`` for an axis that no graph has or a size that the spec does not admit.
+    """
+    manifest = bundle.manifest
+    graphs = manifest.spec.graphs
+    _check_axes(graphs, axes)
+    plans = []
+    for graph in graphs:
+        for sizes in _cell_sizes(bundle, graph, axes):
+            arguments = {"graph": graph.name, "sizes": sizes}
+            plans.append(_plan(bundle, name, graph.name, sizes, threads, seed, cell.open_graph, arguments))
+    if pipeline and cell.takes_picture(bundle):
+        for sizes in _cell_sizes(bundle, graphs[0], axes):
+            single = {**sizes, "batch": 1} if "batch" in sizes else sizes
+            plans.append(_plan(bundle, name, cell.PIPELINE, single, threads, seed, cell.open_pipeline, {"sizes": single}))
+    return plans
+
+
+def sizes_text(sizes: Sizes) -> str:
+    """``256x256`` for height and width, ``axis=size`` for the others; a batch of 1 goes without saying."""
+    shown = dict(sizes)
+    parts = []
+    if {"height", "width"} <= set(shown):
+        parts.append(f"{shown.pop('height')}x{shown.pop('width')}")
+    parts += [f"{axis}={size}" for axis, size in shown.items() if not (axis == "batch" and size == 1)]
+    return " ".join(parts)
+
+
+def sizes_from_text(text: str) -> dict[str, int]:
+    """Parse ``height=400,width=600``."""
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, equals, value = part.partition("=")
+        if not equals or not axis.strip() or not value.strip().isdecimal() or int(value) < 1:
+            raise UsageError(f"--axis {text!r}: {part!r} is no axis", expected="AXIS=SIZE,... as height=400,width=600")
+        sizes[axis.strip()] = int(value)
+    return sizes
+
+
+def _plan(
+    bundle: Bundle, name: str, graph: str, sizes: Mapping[str, int], threads: int, seed: int,
+    factory: Callable[..., object], arguments: Mapping[str, Any],
+) -> CellPlan:  # fmt: skip
+    manifest = bundle.manifest
+    artifact = _artifact(manifest.artifacts, graph, sizes)
+    used = [artifact] if artifact and graph != cell.PIPELINE else manifest.artifacts
+    names = {file for item in used for file in item.files}
+    first = artifact or manifest.artifacts[0]
+    return CellPlan(
+        bundle=name or str(bundle.path),
+        graph=graph,
+        target=manifest.target,
+        engine=first.engine,
+        device=first.device,
+        precision=first.precision,
+        threads=threads,
+        sizes=sizes,
+        size_mb=round(math.fsum(bundle.file(file).stat().st_size for file in names) / 1e6, 3),
+        factory=factory,
+        arguments={"bundle": str(bundle.path.resolve()), "threads": threads, "seed": seed, **arguments},
+        model={file: manifest.files[file] for file in manifest.model.values()},
+    )
+
+
+def _artifact(artifacts: Sequence[Artifact], graph: str, sizes: Sizes) -> Artifact | None:
+    """The artifact that would run this graph at these sizes; another of the graph where none was built for them."""
+    of_graph = [item for item in artifacts if item.graph == graph]
+    fitting = [item for item in of_graph if item.shapes is None or dict(item.shapes) == dict(sizes)]
+    return next(iter(fitting + of_graph), None)
+
+
+def _check_axes(graphs: Sequence[GraphSpec], axes: Sequence[Sizes]) -> None:
+    known = {axis for graph in graphs for axis in graph.axes}
+    for sizes in axes:
+        if unknown := sorted(set(sizes) - known):
+            raise UsageError(
+                f"no graph has a dynamic axis {unknown[0]!r}",
+                expected=f"one of: {', '.join(sorted(known))}" if known else "no --axis: all sizes are fixed",
+            )
+
+
+def _cell_sizes(bundle: Bundle, graph: GraphSpec, axes: Sequence[Sizes]) -> list[dict[str, int]]:
+    built = [dict(item.shapes) for item in bundle.manifest.artifacts if item.graph == graph.name and item.shapes is not None]
+    asked = [{axis: size for axis, size in sizes.items() if axis in graph.axes} for sizes in axes] or built or [{}]
+    found = [graph.complete_sizes(sizes) for sizes in asked]
+    return [sizes for place, sizes in enumerate(found) if sizes not in found[:place]]
+
+
+def _thread_limits(threads: int) -> dict[str, str]:
+    """Bound the pools of libraries that a session does not configure itself, such as numpy's."""
+    return {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}

@@ -1,0 +1,148 @@
+"""Files that are written whole or not at all, hashed, and read only from where they may be read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from avsdk.errors import DiskFull, NotAvailable, Refused
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def cache_home() -> Path:
+    """Where toolchains and built bundles are kept: ``$AVSDK_HOME``, else ``avsdk`` in the user's cache folder."""
+    chosen = os.environ.get("AVSDK_HOME")
+    if chosen:
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "avsdk"
+
+
+@contextlib.contextmanager
+def typed_write_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write below ``path`` into a typed error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(
+                f"no space left while writing {path}: {error.strerror}",
+                expected="enough free space; nothing half-written was left",
+                fix="free some space or write elsewhere, then run the same command again",
+            ) from error
+        if error.errno in _READ_ONLY:
+            raise NotAvailable(
+                f"cannot write {path}: {error.strerror}", expected="a writable folder", fix="choose another folder"
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success it is flushed to disk and takes the place of ``path``."""
+    with typed_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(number)
+        temporary = Path(name)
+        try:
+            temporary.chmod(0o666 & ~_umask())
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; on success it takes the place of ``path``, whole.
+
+    The old folder is moved aside first and removed last, so that a kill leaves either the old or the new one.
+    """
+    with typed_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary.chmod(0o777 & ~_umask())
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    _flush(file)
+            _replace_folder(temporary, path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write ``data`` to ``path`` whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256_file(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def safe_join(root: Path, relative: str, *, refused: type[Refused] = Refused) -> Path:
+    """``root / relative`` when that is a regular file beneath ``root`` with no link on the way; else ``refused``."""
+    parts = PurePosixPath(relative).parts
+    if not parts or relative.startswith("/") or "\\" in relative or "\0" in relative or ".." in parts:
+        raise refused(f"the path {relative!r} leaves its folder", expected="a relative path beneath the folder")
+    current = root
+    for part in parts:
+        current = current / part
+        if current.is_symlink():
+            raise refused(f"{relative!r} goes through a symbolic link", expected="regular files only")
+    try:
+        status = current.lstat()
+    except OSError as error:
+        raise refused(f"{relative!r} is missing from {root}", expected="a regular file", fix="get a whole copy") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise refused(f"{relative!r} is not a regular file", expected="a regular file")
+    return current
+
+
+def folder_size(path: Path) -> int:
+    """Bytes of all regular files beneath ``path``; links are not followed."""
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    if not path.exists():
+        os.replace(new, path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    os.replace(path, old / "was")
+    os.replace(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

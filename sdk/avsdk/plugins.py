@@ -1,0 +1,52 @@
+"""The only discovery code: what the installed packages offer under the entry-point groups ``avsdk.*``.
+
+| group          | what an entry gives                                                            |
+|----------------|--------------------------------------------------------------------------------|
+| commands       | a Typer app whose commands join ``avsdk``                                      |
+| sources        | ``avsdk.source.ModelSource``: MODEL -> ONNX files, spec, programs, golden data |
+| engines        | ``avsdk.session.Session``: runs an artifact                                    |
+| compilers      | ``avsdk_targets.compiler.Compiler``: ONNX -> artifact                          |
+| families       | ``avsdk_train.family.Family``                                                  |
+| predictors     | ``avsdk.predictor.Predictor``: media in, answer out                            |
+| metrics        | (family, predictor, data folder) -> the family's metric                        |
+| distributors   | map a function over files                                                      |
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from avsdk.errors import NotAvailable, UnknownName
+
+
+def list_names(group: str) -> tuple[str, ...]:
+    """The names that the group offers, sorted; nothing is imported."""
+    return tuple(sorted(_entries(group)))
+
+
+def load(group: str, name: str) -> Any:
+    """Import what ``name`` stands for; an unknown name gets the nearest known one."""
+    entries = _entries(group)
+    if name not in entries:
+        raise UnknownName.among(group.rstrip("s"), name, entries)
+    try:
+        return entries[name].load()
+    except ImportError as error:
+        raise NotAvailable(
+            f"the {group.rstrip('s')} {name!r} cannot be imported: {error}",
+            expected=f"the packages that {entries[name].value.split(':')[0]} needs",
+            fix=f"pip install 'avsdk[{name.replace('_', '-')}]'",
+        ) from error
+
+
+@lru_cache(maxsize=None)
+def _entries(group: str) -> dict[str, metadata.EntryPoint]:
+    found: Any = metadata.entry_points()
+    if sys.version_info >= (3, 10):
+        points = found.select(group=f"avsdk.{group}")
+    else:
+        points = found.get(f"avsdk.{group}", ())
+    return {point.name: point for point in points}

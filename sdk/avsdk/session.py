@@ -1,0 +1,233 @@
+"""The device half of an engine: a session loads one artifact of one graph and runs it.
+
+``Session`` checks what goes in and what comes out, so that an engine writes four short hooks. A session never times
+itself and never changes device, precision or size behind the caller's back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avsdk import plugins
+from avsdk.errors import AvsdkError, NotAvailable, SizeNotBuilt, UsageError
+from avsdk.precision import check_executed, describe_shares
+from avsdk.spec import GraphSpec, Sizes
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One graph, compiled for one engine and device at one set of sizes.
+
+    ``files`` are relative to the bundle. ``shapes`` holds one size per dynamic axis; None where the axes stay dynamic.
+    """
+
+    graph: str
+    engine: str
+    device: str
+    precision: str
+    files: tuple[str, ...]
+    shapes: Mapping[str, int] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an engine can run on a device here; when not, why, and the exact line that would fix it."""
+
+    ok: bool
+    reason: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What executed, read back from the runtime.
+
+    ``placement``: share of operations per device; ``precision_shares``: share of FLOPs per precision;
+    ``weights``: the precision that weights are stored in, where it differs from the one computed in.
+    """
+
+    device: str
+    placement: Mapping[str, float]
+    precision_shares: Mapping[str, float]
+    weights: str = ""
+
+    @property
+    def effective_precision(self) -> str:
+        return describe_shares(self.precision_shares, weights=self.weights)
+
+
+class Session(ABC):
+    """One graph, ready to run. Subclasses set ``engine`` and write the hooks; callers use ``open``, ``run``, ``close``."""
+
+    engine: str
+
+    def __init__(self, root: Path, artifact: Artifact, graph: GraphSpec, threads: int) -> None:
+        self.root = root
+        self.artifact = artifact
+        self.graph = graph
+        self.threads = threads
+        self._executed: Execution | None = None
+
+    @classmethod
+    def open(cls, root: Path, artifact: Artifact, graph: GraphSpec, threads: int) -> Session:
+        """Load the artifact. Raises ``NotAvailable`` when the runtime or the device is not here."""
+        state = cls.availability(artifact.device)
+        if not state.ok:
+            raise NotAvailable(f"{cls.engine}:{artifact.device} cannot run here: {state.reason}", fix=state.fix)
+        session = cls(root, artifact, graph, threads)
+        session._open()
+        return session
+
+    @classmethod
+    @abstractmethod
+    def availability(cls, device: str) -> Availability:
+        """Whether this engine can run on ``device`` here; imports the runtime if need be, never raises."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once. Raises ``UsageError`` for a wrong name or dtype, ``SizeNotBuilt`` for a size the artifact lacks."""
+        sizes = self._check_feeds(feeds)
+        outputs = self._run(feeds)
+        self._check_outputs(outputs, sizes)
+        return outputs
+
+    def execution(self) -> Execution:
+        """What executed, read back from the runtime. Raises ``SilentFallback`` if it is not what the artifact was built for."""
+        if self._executed is None:
+            found = self._execution()
+            where = f"graph {self.graph.name!r} on {self.engine}:{self.artifact.device}"
+            check_executed(self.artifact.precision, found.precision_shares, where=where)
+            self._executed = found
+        return self._executed
+
+    @property
+    def effective_precision(self) -> str:
+        return self.execution().effective_precision
+
+    def close(self) -> None:
+        """Free the runtime's memory. Closing twice is fine."""
+        self._close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Load ``self.artifact`` from ``self.root`` with ``self.threads`` threads."""
+
+    @abstractmethod
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph; inputs are checked already."""
+
+    @abstractmethod
+    def _execution(self) -> Execution:
+        """Read device and precision back from the runtime."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Free what ``_open`` made."""
+
+    def example_sizes(self) -> dict[str, int]:
+        """Sizes this artifact runs at: its own fixed ones, else the spec's defaults."""
+        return self.graph.complete_sizes(self.artifact.shapes or {})
+
+    def example_feeds(self) -> dict[str, Array]:
+        """Zeros of the example sizes, for a first run that only inspects."""
+        sizes = self.example_sizes()
+        return {tensor.name: np.zeros(tensor.sized(sizes), tensor.dtype) for tensor in self.graph.inputs}
+
+    def file(self, index: int = 0) -> Path:
+        return self.root / self.artifact.files[index]
+
+    def _check_feeds(self, feeds: Mapping[str, Array]) -> dict[str, int]:
+        wanted = {tensor.name: tensor for tensor in self.graph.inputs}
+        if set(feeds) != set(wanted):
+            raise UsageError(
+                f"graph {self.graph.name!r} was fed {sorted(feeds)}", expected=f"the inputs {sorted(wanted)}"
+            )
+        for name, tensor in wanted.items():
+            if feeds[name].dtype != np.dtype(tensor.dtype):
+                raise UsageError(f"input {name!r} has dtype {feeds[name].dtype}", expected=tensor.dtype)
+        sizes = self.graph.sizes_of({name: feeds[name].shape for name in feeds})
+        if self.artifact.shapes is not None and dict(self.artifact.shapes) != sizes:
+            raise SizeNotBuilt(
+                f"graph {self.graph.name!r} got {_axes(sizes)}",
+                expected=f"{_axes(self.artifact.shapes)}, the size this {self.engine} artifact was built at",
+                fix="build that size: avsdk export MODEL --target ... --axis " + _axes(sizes),
+            )
+        return sizes
+
+    def _check_outputs(self, outputs: Mapping[str, Array], sizes: Sizes) -> None:
+        for tensor in self.graph.outputs:
+            found = outputs[tensor.name]
+            if all(isinstance(axis, int) or axis in sizes for axis in tensor.shape):
+                wanted = tensor.sized(sizes)
+                if found.shape != wanted:
+                    raise AvsdkError(
+                        f"{self.engine} returned {tensor.name!r} with shape {list(found.shape)}", expected=str(list(wanted))
+                    )
+
+
+class LoadedGraph:
+    """One graph of a bundle: a session per built size, opened when it is first needed."""
+
+    def __init__(self, root: Path, graph: GraphSpec, artifacts: Sequence[Artifact], threads: int) -> None:
+        self.root = root
+        self.graph = graph
+        self.artifacts = tuple(artifacts)
+        self.threads = threads
+        self._sessions: dict[int, Session] = {}
+
+    @property
+    def built_sizes(self) -> tuple[dict[str, int], ...]:
+        """The sizes that were built; empty where the axes are dynamic."""
+        return tuple(dict(item.shapes) for item in self.artifacts if item.shapes is not None)
+
+    def session_for(self, sizes: Sizes) -> Session:
+        """The session whose artifact runs at ``sizes``. Raises ``SizeNotBuilt`` with the line that would build it."""
+        for index, artifact in enumerate(self.artifacts):
+            if artifact.shapes is None or dict(artifact.shapes) == dict(sizes):
+                if index not in self._sessions:
+                    engine: type[Session] = plugins.load("engines", artifact.engine)
+                    self._sessions[index] = engine.open(self.root, artifact, self.graph, self.threads)
+                return self._sessions[index]
+        first = self.artifacts[0]
+        raise SizeNotBuilt(
+            f"graph {self.graph.name!r} was not built for {_axes(sizes)}",
+            expected=f"one of the built sizes: {'; '.join(_axes(size) for size in self.built_sizes)}",
+            fix=f"avsdk export MODEL --target {first.engine} --axis {_axes(sizes)}, or run with --set fit=resize",
+        )
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the artifact that fits the shapes of ``feeds``."""
+        sizes = self.graph.sizes_of({name: array.shape for name, array in feeds.items()})
+        return self.session_for(sizes).run(feeds)
+
+    def open_sessions(self) -> tuple[Session, ...]:
+        """The sessions opened so far; the first artifact's where none was needed yet."""
+        if not self._sessions:
+            self.session_for(self.artifacts[0].shapes or self.graph.default_sizes())
+        return tuple(self._sessions.values())
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+
+def _axes(sizes: Sizes) -> str:
+    shown = {name: size for name, size in sizes.items() if not (name == "batch" and size == 1)}
+    return ",".join(f"{name}={size}" for name, size in (shown or sizes).items())

@@ -1,0 +1,116 @@
+"""What a model takes and gives: tensors, dynamic axes with their ranges, pre- and post-processing as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from avsdk.errors import Refused, SizeNotBuilt, UsageError
+from avsdk.schema import SCHEMA, check_schema, decode, encode
+
+Sizes = Mapping[str, int]
+"""One size per dynamic axis: ``{"batch": 1, "height": 400, "width": 600}``."""
+
+
+@dataclass(frozen=True)
+class AxisRange:
+    """The sizes that a dynamic axis may take: ``min <= size <= max`` and a multiple of ``multiple_of``."""
+
+    min: int
+    max: int
+    multiple_of: int = 1
+    default: int = 1
+
+    def admits(self, size: int) -> bool:
+        return self.min <= size <= self.max and size % self.multiple_of == 0
+
+    def __str__(self) -> str:
+        step = f", a multiple of {self.multiple_of}" if self.multiple_of > 1 else ""
+        return f"{self.min}..{self.max}{step}"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: ``shape`` holds an int for a fixed axis and a name for a dynamic one; dtype as numpy names it."""
+
+    name: str
+    dtype: str
+    shape: tuple[Union[int, str], ...]
+
+    def sized(self, sizes: Sizes) -> tuple[int, ...]:
+        """The shape with every named axis replaced by its size."""
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in self.shape)
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One ONNX network: its tensors, and the range of every dynamic axis that they name."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: Mapping[str, AxisRange] = field(default_factory=dict)
+
+    def default_sizes(self) -> dict[str, int]:
+        return {name: axis.default for name, axis in self.axes.items()}
+
+    def complete_sizes(self, partial: Sizes) -> dict[str, int]:
+        """The default sizes with ``partial`` on top; refuses unknown axes and sizes out of range."""
+        unknown = sorted(set(partial) - set(self.axes))
+        if unknown:
+            raise UsageError(
+                f"graph {self.name!r} has no dynamic axis {unknown[0]!r}",
+                expected=f"one of: {', '.join(sorted(self.axes))}" if self.axes else "no --axis: all sizes are fixed",
+            )
+        for name, size in partial.items():
+            if not self.axes[name].admits(size):
+                raise SizeNotBuilt(
+                    f"axis {name!r} of graph {self.name!r} cannot be {size}", expected=str(self.axes[name])
+                )
+        return {**self.default_sizes(), **partial}
+
+    def sizes_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Read the sizes of the dynamic axes off the shapes of actual inputs; refuses what the spec does not admit."""
+        sizes: dict[str, int] = {}
+        for tensor in self.inputs:
+            shape = shapes[tensor.name]
+            if len(shape) != len(tensor.shape):
+                raise SizeNotBuilt(
+                    f"input {tensor.name!r} has shape {list(shape)}", expected=f"{len(tensor.shape)} axes: {tensor.shape}"
+                )
+            for axis, size in zip(tensor.shape, shape):
+                known = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
+                if known != size:
+                    raise SizeNotBuilt(f"axis {axis!r} of input {tensor.name!r} is {size}", expected=str(known))
+        return self.complete_sizes(sizes)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of pre- or post-processing: the name of an operation of ``avsdk.ops`` and its parameters."""
+
+    op: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole model. ``model`` is ``family/name`` (or a free name), ``predictor`` names the device-side code that runs it."""
+
+    model: str
+    predictor: str
+    graphs: tuple[GraphSpec, ...]
+    preprocess: tuple[Step, ...] = ()
+    postprocess: tuple[Step, ...] = ()
+    assets: Mapping[str, str] = field(default_factory=dict)
+
+    def graph(self, name: str) -> GraphSpec:
+        return next(graph for graph in self.graphs if graph.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **encode(self)}
+
+    @classmethod
+    def from_json(cls, document: object, *, where: str = "spec", refused: type[Refused] = Refused) -> ModelSpec:
+        return decode(cls, check_schema(document, where=where, refused=refused), where=where, refused=refused)

@@ -1,0 +1,369 @@
+"""MODEL + target -> bundle: materialise the source, compile each graph, verify on golden samples, publish whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from avsdk import __version__, plugins
+from avsdk.bundle import MANIFEST, Artifact, Bundle, Manifest, is_bundle, open_bundle, write_manifest
+from avsdk.errors import AvsdkError, NotAvailable, Refused, UnknownName, UsageError
+from avsdk.files import atomic_folder, write_atomic
+from avsdk.host import probe
+from avsdk.parity import Parity
+from avsdk.precision import PRECISIONS, check_executed
+from avsdk.schema import decode, encode
+from avsdk.source import ModelSource, SourceFiles
+from avsdk.spec import GraphSpec, ModelSpec
+from avsdk.verify import verify_bundle
+from avsdk_targets.cache import FolderCache, cache_key, copy_content
+from avsdk_targets.compiler import CompileJob, Compiler
+from avsdk_targets.onnx_check import check_onnx
+from avsdk_targets.target import Candidate, Target
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What ``avsdk export`` was asked for beside the model and its targets. ``sizes``: one mapping per ``--axis``."""
+
+    out: Path
+    precision: str | None = None
+    sizes: tuple[Mapping[str, int], ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One finished bundle."""
+
+    bundle: Bundle
+    seconds: float
+    cached: bool
+    passed_over: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One target, decided: which engine, which precision, and what was passed over on the way."""
+
+    target: Target
+    candidate: Candidate
+    compiler: Compiler
+    precision: str
+    passed_over: tuple[str, ...]
+
+
+def plan_target(target: Target, precision: str | None) -> Plan:
+    """Take the first engine of the target that can compile here. Raises ``NotAvailable`` naming every reason."""
+    chosen = target.precision(precision)
+    if chosen not in PRECISIONS:
+        raise UnknownName.among("precision", chosen, PRECISIONS)
+    if target.precisions and chosen not in target.precisions:
+        raise NotAvailable(
+            f"{target.name} has no {chosen}", expected=f"one of: {', '.join(target.precisions)}", fix="choose --precision"
+        )
+    passed: list[str] = []
+    fixes: list[str] = []
+    for candidate in target.candidates:
+        compiler: Compiler = plugins.load("compilers", candidate.engine)()
+        verdict = compiler.check(candidate.device, candidate.arch, chosen)
+        if verdict.ok:
+            return Plan(target, candidate, compiler, chosen, tuple(passed))
+        passed.append(f"{candidate.engine}: {verdict.reason}")
+        fixes.append(verdict.fix)
+    raise NotAvailable(
+        f"nothing here can compile for {target.name} at {chosen}: {'; '.join(passed)}",
+        expected="an engine whose compiler is installed and serves this device and precision",
+        fix=next((fix for fix in fixes if fix), f"avsdk doctor {target.name}"),
+    )
+
+
+class Exporter:
+    """Exports one model to any number of targets; the source is materialised once, and only if no cache answers."""
+
+    def __init__(self, model: str, options: ExportOptions, notice: Notice) -> None:
+        self.model = model
+        self.options = options
+        self.notice = notice
+        self.source = find_source(model)
+        self._source_options = {
+            **options.settings,
+            "sizes": json.dumps([dict(sorted(sizes.items())) for sizes in options.sizes]),
+        }
+        self._fingerprint = self.source.fingerprint(model, self._source_options)
+        self._work = TemporaryDirectory(prefix="avsdk-export-")
+        self._files: SourceFiles | None = None
+        self._cache = FolderCache("bundles")
+
+    def __enter__(self) -> Exporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._work.cleanup()
+
+    def export(self, target: Target) -> Exported:
+        """Build, verify and publish the bundle for one target, or take it from the build cache."""
+        started = time.monotonic()
+        plan = plan_target(target, self.options.precision)
+        key = self._key(plan)
+        cached = self._cache.get(key)
+        folder = cached or self._cache.put(key, self._build(plan))
+        bundle = self._publish(folder)
+        return Exported(bundle, time.monotonic() - started, cached is not None, plan.passed_over)
+
+    def _key(self, plan: Plan) -> str:
+        host = probe()
+        return cache_key(
+            {
+                "avsdk": __version__,
+                "source": self._fingerprint,
+                "target": plan.target.name,
+                "engine": plan.candidate.engine,
+                "device": plan.candidate.device,
+                "arch": plan.candidate.arch,
+                "precision": plan.precision,
+                "sizes": [dict(sizes) for sizes in self.options.sizes],
+                "compiler": plan.compiler.identity(),
+                "code": _code_version(),
+                "host": [host.cpu, host.isa],
+            }
+        )
+
+    def _build(self, plan: Plan) -> Path:
+        """Make the bundle in the work folder; a build that fails parity raises and is not kept."""
+        files = self._materialise()
+        folder = Path(self._work.name) / f"{plan.candidate.engine}-{plan.candidate.device}-{plan.precision}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        model = _place(folder, "model", files.onnx, ".onnx")
+        golden = _place(folder, "golden", files.golden, ".npz")
+        _place(folder, "assets", files.assets, "")
+        artifacts: list[Artifact] = []
+        built_with: dict[str, str] = {}
+        for graph in files.spec.graphs:
+            for sizes in self._sizes_to_build(plan, graph):
+                compiled = plan.compiler.compile(_job(plan, files, graph, folder, sizes, len(artifacts)))
+                names = compiled.artifact.files
+                prefix = f"artifacts/{graph.name}/{len(artifacts)}/"
+                listed = tuple(prefix + name for name in names) if names else (model[graph.name],)
+                artifacts.append(replace(compiled.artifact, files=listed))
+                built_with.update(compiled.built_with)
+        draft = self._manifest(plan, files, artifacts, built_with, model, golden)
+        return _verified(folder, draft, plan)
+
+    def _sizes_to_build(self, plan: Plan, graph: GraphSpec) -> list[Mapping[str, int] | None]:
+        """The fixed sizes to build, or one build with dynamic axes."""
+        for sizes in self.options.sizes:
+            graph.complete_sizes(sizes)
+        if plan.compiler.dynamic_axes or not graph.axes:
+            return [None]
+        return [graph.complete_sizes(sizes) for sizes in self.options.sizes or ({},)]
+
+    def _manifest(
+        self,
+        plan: Plan,
+        files: SourceFiles,
+        artifacts: list[Artifact],
+        built_with: Mapping[str, str],
+        model: Mapping[str, str],
+        golden: Mapping[str, str],
+    ) -> Manifest:
+        return Manifest(
+            avsdk=__version__,
+            spec=files.spec,
+            target=plan.target.name,
+            engine=plan.candidate.engine,
+            device=plan.candidate.device,
+            precision=plan.precision,
+            effective_precision="unknown",
+            source=dict(files.origin),
+            artifacts=tuple(artifacts),
+            golden=golden,
+            built_with={"avsdk": __version__, **built_with},
+            parity=Parity.not_run("not verified yet"),
+            model=model,
+        )
+
+    def _materialise(self) -> SourceFiles:
+        """The source's files, from the cache or made now; the ONNX is checked by our own code before anything reads it."""
+        if self._files is not None:
+            return self._files
+        cache = FolderCache("sources")
+        folder = cache.get(self._fingerprint)
+        if folder is None:
+            self.notice(f"making ONNX from {self.model}")
+            made = Path(self._work.name) / "source"
+            made.mkdir()
+            files = self.source.materialise(self.model, made, self._source_options)
+            write_atomic(made / "source.json", json.dumps(_relative(files, made)))
+            folder = cache.put(self._fingerprint, made)
+        self._files = _absolute(json.loads((folder / "source.json").read_text()), folder)
+        for file in self._files.onnx.values():
+            check_onnx(file)
+        return self._files
+
+    def _publish(self, folder: Path) -> Bundle:
+        """Copy the verified bundle to its place in ``out``; replaces only what avsdk made."""
+        manifest = open_bundle(folder).manifest
+        place = self.options.out / bundle_name(manifest)
+        if place.exists() and not is_bundle(place):
+            raise UsageError(
+                f"{place} exists and is no bundle", expected="a free name, or a bundle to replace", fix="--out another folder"
+            )
+        with atomic_folder(place) as fresh:
+            copy_content(folder, fresh)
+        return Bundle(place, manifest)
+
+
+def bundle_name(manifest: Manifest) -> str:
+    """``<model>-<target>-<precision>`` with the separators of names and targets as dashes."""
+    model = manifest.spec.model.replace("/", "-")
+    return f"{model}-{manifest.target.replace(':', '-')}-{manifest.precision}"
+
+
+def find_source(model: str) -> ModelSource:
+    """The source that claims the model. Raises ``UsageError`` naming what MODEL may be."""
+    for name in plugins.list_names("sources"):
+        source: ModelSource = plugins.load("sources", name)()
+        if source.claims(model):
+            return source
+    raise UsageError(
+        f"no model {model!r}",
+        expected="a run folder, zoo:NAME, a .onnx file, a bundle, or package.module:function",
+        fix="avsdk zoo list shows the models that come with avsdk",
+    )
+
+
+def _job(
+    plan: Plan, files: SourceFiles, graph: GraphSpec, folder: Path, sizes: Mapping[str, int] | None, index: int
+) -> CompileJob:
+    out = folder / "artifacts" / graph.name / str(index)
+    out.mkdir(parents=True)
+    return CompileJob(
+        onnx=files.onnx[graph.name],
+        program=files.programs.get(graph.name),
+        golden=files.golden.get(graph.name),
+        graph=graph,
+        device=plan.candidate.device,
+        arch=plan.candidate.arch,
+        precision=plan.precision,
+        sizes=sizes,
+        out=out,
+    )
+
+
+def _verified(folder: Path, draft: Manifest, plan: Plan) -> Path:
+    """Write the manifest, run the golden samples, and write it again with the record. Raises when parity fails."""
+    for empty in sorted(folder.rglob("*"), reverse=True):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
+    write_manifest(folder, draft)
+    executed_on = "device" if plan.candidate.arch == "host" else "this-cpu"
+    verified = verify_bundle(folder, executed_on=executed_on)
+    where = f"the {plan.candidate.engine}:{plan.candidate.device} bundle"
+    verified.parity.require(where=where)
+    for graph, shares in verified.precision_shares.items():
+        check_executed(plan.precision, shares, where=f"graph {graph!r} of {where}")
+    effective = " | ".join(dict.fromkeys(verified.effective_precision.values()))
+    measured = {"precision_shares": verified.precision_shares, "effective_precision": verified.effective_precision}
+    complete = replace(
+        draft,
+        parity=verified.parity,
+        effective_precision=effective or f"{plan.precision} (as built; not executed here)",
+        measured=measured,
+    )
+    write_manifest(folder, complete)
+    return folder
+
+
+def _place(folder: Path, room: str, files: Mapping[str, Path], suffix: str) -> dict[str, str]:
+    """Copy the files into a room of the bundle and return their names in it."""
+    placed = {}
+    for name, file in files.items():
+        relative = f"{room}/{name}{suffix}"
+        (folder / room).mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / relative)
+        placed[name] = relative
+    return placed
+
+
+def _relative(files: SourceFiles, root: Path) -> dict[str, Any]:
+    rooms = {"onnx": files.onnx, "golden": files.golden, "programs": files.programs, "assets": files.assets}
+    return {
+        "spec": files.spec.to_json(),
+        "origin": dict(files.origin),
+        **{room: {name: file.relative_to(root).as_posix() for name, file in held.items()} for room, held in rooms.items()},
+    }
+
+
+def _absolute(document: Mapping[str, Any], root: Path) -> SourceFiles:
+    def held(room: str) -> dict[str, Path]:
+        return {name: root / relative for name, relative in document[room].items()}
+
+    return SourceFiles(
+        spec=ModelSpec.from_json(document["spec"], where="source.json"),
+        onnx=held("onnx"),
+        golden=held("golden"),
+        programs=held("programs"),
+        assets=held("assets"),
+        origin=document["origin"],
+    )
+
+
+def _code_version() -> str:
+    """A hash of the code that decides a build, so that an edited compiler never answers from an old cache."""
+    root = Path(__file__).parent
+    files = sorted([*root.glob("*.py"), *root.glob("compilers/*.py")])
+    return cache_key({file.name: file.read_text(encoding="utf-8") for file in files})
+
+
+def export_document(
+    exported: list[Exported], failed: list[tuple[str, AvsdkError]], skipped: list[tuple[str, AvsdkError]]
+) -> dict[str, Any]:
+    """The ``--json`` document of ``avsdk export``."""
+    return {
+        "bundles": [_bundle_document(item) for item in exported],
+        "skipped": [_reason(name, error) for name, error in skipped],
+        "failed": [_reason(name, error) for name, error in failed],
+    }
+
+
+def _reason(target: str, error: AvsdkError) -> dict[str, Any]:
+    return {"target": target, "code": error.exit_code, "reason": error.failed, "fix": error.fix}
+
+
+def _bundle_document(item: Exported) -> dict[str, Any]:
+    manifest = item.bundle.manifest
+    per_graph = manifest.measured.get("effective_precision", {})
+    parity = encode(manifest.parity)
+    return {
+        "path": str(item.bundle.path),
+        "target": manifest.target,
+        "engine": manifest.engine,
+        "device": manifest.device,
+        "precision": manifest.precision,
+        "effective_precision": manifest.effective_precision,
+        "seconds": round(item.seconds, 3),
+        "cached": item.cached,
+        "passed_over": list(item.passed_over),
+        "size_mb": item.bundle.size_bytes(artifacts_only=True) / 1e6,
+        "graphs": [
+            {
+                "graph": graph.name,
+                "engine": manifest.engine,
+                "device": manifest.device,
+                "effective_precision": per_graph.get(graph.name, manifest.effective_precision),
+            }
+            for graph in manifest.spec.graphs
+        ],
+        "parity": parity,
+    }

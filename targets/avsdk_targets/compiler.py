@@ -1,0 +1,140 @@
+"""The host half of an engine: ONNX in, artifact out, built in a child process.
+
+A compiler names the package it needs and the toolchain that holds it. ``compile`` runs the compiler's module-level
+``build`` function in a child: in the SDK's own environment when a fitting version of the package is importable there,
+else in the installed toolchain. A crash in there is a typed error here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avsdk.errors import NotAvailable, UsageError
+from avsdk.schema import encode
+from avsdk.session import Artifact
+from avsdk.spec import GraphSpec
+from avsdk.worker import call_in_child
+from avsdk_targets.onnx_check import OnnxLimits
+from avsdk_targets.toolchain import PackageNeed, environment_for
+
+_BUILD_TIMEOUT_S = 900.0
+_BUILD_MEMORY_MB = 16_384
+
+
+@dataclass(frozen=True)
+class CompileJob:
+    """One graph to compile. ``sizes`` is one size per dynamic axis, or None to keep the axes dynamic.
+
+    ``golden`` is the graph's .npz of reference samples. ``program`` is the ExportedProgram, where there is one.
+    """
+
+    onnx: Path
+    graph: GraphSpec
+    device: str
+    arch: str
+    precision: str
+    out: Path
+    program: Path | None = None
+    golden: Path | None = None
+    sizes: Mapping[str, int] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a compiler can do a job here; when not, why, and the exact line that would fix it."""
+
+    ok: bool
+    reason: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An artifact and the packages that made it, by version."""
+
+    artifact: Artifact
+    built_with: Mapping[str, str]
+
+
+class Compiler(ABC):
+    """Subclasses set the class attributes and ``build``; ``refusal`` says what they cannot do, before any build."""
+
+    engine: str
+    package: PackageNeed
+    toolchain: str | None = None
+    onnx_limits: OnnxLimits
+    dynamic_axes: bool = True
+    precisions: tuple[str, ...] = ("fp32",)
+
+    @property
+    @abstractmethod
+    def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """The module-level function that runs in the child; its request and answer are JSON documents."""
+
+    def refusal(self, device: str, arch: str, precision: str) -> str:
+        """Why this compiler cannot build for that device at that precision; empty when it can."""
+        del device, arch
+        if precision not in self.precisions:
+            return f"{self.engine} builds {', '.join(self.precisions)}, not {precision}"
+        return ""
+
+    def check(self, device: str, arch: str, precision: str) -> Verdict:
+        """Whether a build can be tried here: the precision, the device, and the compiler's package."""
+        reason = self.refusal(device, arch, precision)
+        if reason:
+            return Verdict(False, reason, f"--precision {self.precisions[0]}" if precision not in self.precisions else "")
+        try:
+            environment_for(self.package, self.toolchain)
+        except NotAvailable as error:
+            return Verdict(False, error.failed, error.fix)
+        return Verdict(True)
+
+    def identity(self) -> dict[str, str]:
+        """What decides the result beside the job: the environment's package versions; part of the build cache's key."""
+        return environment_for(self.package, self.toolchain).versions
+
+    def compile(self, job: CompileJob) -> Compiled:
+        """Build the artifact beneath ``job.out``. Raises ``NotAvailable`` for what cannot be built here."""
+        reason = self.refusal(job.device, job.arch, job.precision)
+        if reason:
+            raise NotAvailable(f"{self.engine} cannot compile {job.graph.name!r}: {reason}", fix=f"avsdk doctor {self.engine}")
+        if not self.dynamic_axes and job.graph.axes and job.sizes is None:
+            raise UsageError(f"{self.engine} is built at fixed sizes", expected="sizes", fix="--axis height=...,width=...")
+        environment = environment_for(self.package, self.toolchain)
+        answer = call_in_child(
+            self.build,
+            name=f"compile-{self.engine}",
+            python=environment.python,
+            timeout_s=_BUILD_TIMEOUT_S,
+            memory_mb=_BUILD_MEMORY_MB,
+            request=self._request(job),
+        )
+        artifact = Artifact(
+            graph=job.graph.name,
+            engine=self.engine,
+            device=job.device,
+            precision=job.precision,
+            files=tuple(answer["files"]),
+            shapes=None if job.sizes is None else dict(job.sizes),
+            options=answer.get("options", {}),
+        )
+        return Compiled(artifact, dict(answer.get("built_with", {})))
+
+    def _request(self, job: CompileJob) -> dict[str, Any]:
+        return {
+            "onnx": str(job.onnx),
+            "program": None if job.program is None else str(job.program),
+            "golden": None if job.golden is None else str(job.golden),
+            "graph": encode(job.graph),
+            "device": job.device,
+            "arch": job.arch,
+            "precision": job.precision,
+            "sizes": None if job.sizes is None else dict(job.sizes),
+            "options": dict(job.options),
+            "out": str(job.out),
+        }

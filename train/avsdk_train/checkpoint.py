@@ -1,0 +1,201 @@
+"""Checkpoints: a folder per step, whole or absent, hashed, and free of pickle.
+
+    checkpoints/step-00000250/weights.safetensors     the network
+                              optimiser.safetensors   the tensors of the optimiser's state, and torch's generators
+                              state.json              all else: step, hashes, python's and numpy's generators
+                latest                                the name of the newest
+
+Each is written to a temporary folder, flushed and renamed; then ``latest`` is replaced the same way; then all but the last
+two are removed. So a kill at any point leaves at least one whole checkpoint once the first was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from avsdk.errors import CheckpointRefused
+from avsdk.files import atomic_folder, safe_join, sha256_file, write_atomic
+from avsdk.schema import SCHEMA, check_schema
+from avsdk_train.run import LATEST, WEIGHTS
+
+_STATE, _OPTIMISER = "state.json", "optimiser.safetensors"
+_NAME = re.compile(r"step-(\d{8})")
+_KEPT = 2
+_RESUME = "avsdk train FAMILY --out RUN --resume falls back to an older checkpoint where there is one"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after ``step`` batches. ``extra`` is any JSON-able state beside (a gradient scaler's)."""
+
+    step: int
+    recipe_sha256: str
+    weights: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    extra: dict[str, Any]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint, with the state of all random generators, and remove all but the last two.
+
+    A full disk raises ``DiskFull`` and leaves the older checkpoints as they are.
+    """
+    name = f"step-{checkpoint.step:08d}"
+    tensors: dict[str, Tensor] = {}
+    packed = _pack({"optimiser": checkpoint.optimiser, "random": _random_state(), "extra": checkpoint.extra}, tensors)
+    with atomic_folder(folder / name) as temporary:
+        save_file({key: value.contiguous() for key, value in checkpoint.weights.items()}, temporary / WEIGHTS)
+        save_file(tensors, temporary / _OPTIMISER)
+        files = {file: sha256_file(temporary / file) for file in (WEIGHTS, _OPTIMISER)}
+        document = {
+            "schema": SCHEMA,
+            "step": checkpoint.step,
+            "recipe_sha256": checkpoint.recipe_sha256,
+            "files": files,
+            "state": packed,
+        }
+        (temporary / _STATE).write_text(json.dumps({**document, "sha256": _digest(document)}), encoding="utf-8")
+    write_atomic(folder / LATEST, name + "\n")
+    _remove_old(folder, keep=checkpoint.step)
+    return folder / name
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read and check a checkpoint, and set all random generators to its state.
+
+    Raises ``CheckpointRefused`` for one that is damaged, of a newer schema, or not ours.
+    """
+    document = _read_state(path)
+    for name, digest in document["files"].items():
+        found = sha256_file(safe_join(path, name, refused=CheckpointRefused))
+        if found != digest:
+            raise CheckpointRefused(
+                f"{name} of {path} has SHA-256 {found[:12]}...", expected=f"{str(digest)[:12]}...", fix=_RESUME
+            )
+    try:
+        weights, tensors = load_file(path / WEIGHTS), load_file(path / _OPTIMISER)
+        state = _unpack(document["state"], tensors)
+        _set_random_state(state["random"])
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise CheckpointRefused(f"{path} cannot be read: {error}", expected="a whole checkpoint", fix=_RESUME) from error
+    return Checkpoint(document["step"], document["recipe_sha256"], weights, state["optimiser"], state["extra"])
+
+
+def load_newest(folder: Path, notice: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; ``None`` where none was written yet.
+
+    Each damaged one is named by ``notice`` and passed over; raises ``CheckpointRefused`` when none is left.
+    """
+    names = _names(folder)
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    last: CheckpointRefused | None = None
+    for name in names:
+        try:
+            return read_checkpoint(folder / name)
+        except CheckpointRefused as error:
+            notice(f"checkpoint {name} is passed over: {error.failed}")
+            last = error
+    if last is None:
+        return None
+    raise CheckpointRefused(
+        f"no checkpoint in {folder} is whole; the newest: {last.failed}",
+        expected=last.expected,
+        fix="train again into a new folder, from a copy's weights with --set init=FILE if you have one",
+    ) from last
+
+
+def _names(folder: Path) -> list[str]:
+    """Newest first."""
+    found = [path.name for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(found, reverse=True)
+
+
+def _remove_old(folder: Path, *, keep: int) -> None:
+    """Steps beyond ``keep`` are left from a run that went further and was damaged; they go as well."""
+    older = [name for name in _names(folder) if int(name[5:]) <= keep]
+    for name in {*_names(folder)} - {*older[:_KEPT]}:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    file = safe_join(path, _STATE, refused=CheckpointRefused)
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointRefused(f"{file} is not JSON: {error}", expected="a whole checkpoint", fix=_RESUME) from error
+    content = check_schema(document, where=str(file), refused=CheckpointRefused)
+    digest = content.pop("sha256", None)
+    if digest != _digest({"schema": SCHEMA, **content}) or set(content.get("files", {})) != {WEIGHTS, _OPTIMISER}:
+        raise CheckpointRefused(f"{file} was changed after it was written", expected="a whole checkpoint", fix=_RESUME)
+    return content
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _random_state() -> dict[str, Any]:
+    # The legacy generator is what third-party code that calls np.random.* draws from.
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(gauss)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state((name, np.asarray(keys, np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
+    """JSON with every tensor moved to ``tensors``; tuples and dicts with other than text keys are marked."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous()
+        return {"$tensor": path}
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _pack(item, tensors, f"{path}.{key}") for key, item in value.items()}
+        return {"$items": [[_pack(k, tensors, path), _pack(v, tensors, f"{path}.{k}")] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        items = [_pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    message = f"{path} is a {type(value).__name__}, which a checkpoint cannot hold"
+    raise TypeError(message)
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return tensors[value["$tensor"]]
+    if "$tuple" in value:
+        return tuple(_unpack(item, tensors) for item in value["$tuple"])
+    if "$items" in value:
+        return {_unpack(key, tensors): _unpack(item, tensors) for key, item in value["$items"]}
+    return {key: _unpack(item, tensors) for key, item in value.items()}

@@ -1,0 +1,170 @@
+"""Folders of training files, and the order in which a run sees them: a pure function of the seed and the step.
+
+Nothing about the order is stored: a resumed run computes the same indices and the same random crops again.
+Decoded pictures are kept in memory up to a limit, never on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avsdk.errors import UnusableInput, UsageError
+from avsdk_train.family import Batch, Sample, TrainingData
+
+Image = NDArray[np.uint8]
+"""RGB, shape (height, width, 3)."""
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P6", b"P5")
+_MAX_PIXELS = 100_000_000
+_MEMORY_BYTES = 512 << 20
+
+T = TypeVar("T")
+
+
+class ImageFolder:
+    """Every picture beneath some folders, in a fixed order, as RGB.
+
+    Raises ``UsageError`` where there is none and ``UnusableInput``, naming the file, for one that is no picture.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.files = tuple(file for folder in folders for file in _pictures_beneath(folder))
+        self._sha256 = _listing_sha256(self.files, folders)
+        self._kept: OrderedDict[int, Image] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def fingerprint(self) -> str:
+        """Hash of the files' relative names and sizes: another listing is another training set."""
+        return self._sha256
+
+    def read(self, index: int) -> Image:
+        """One picture; the array is shared, so do not write to it."""
+        with self._lock:
+            if index in self._kept:
+                self._kept.move_to_end(index)
+                return self._kept[index]
+        image = read_image(self.files[index])
+        with self._lock:
+            if index not in self._kept:
+                self._kept[index] = image
+                self._kept_bytes += image.nbytes
+            while self._kept_bytes > _MEMORY_BYTES and len(self._kept) > 1:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        return image
+
+
+def read_image(path: Path) -> Image:
+    """Decode a picture file to RGB; grey becomes three equal channels, transparency is dropped, EXIF rotation applied."""
+    _check_signature(path)
+    raw = np.frombuffer(path.read_bytes(), np.uint8)
+    try:
+        decoded = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnusableInput(f"{path} cannot be decoded: {error.err}", expected="a picture of a usual size") from error
+    if decoded is None:
+        raise UnusableInput(
+            f"{path} cannot be decoded", expected="a whole JPEG, PNG, BMP, WebP or TIFF picture", fix="remove or replace it"
+        )
+    if decoded.shape[0] * decoded.shape[1] > _MAX_PIXELS:
+        raise UnusableInput(f"{path} has {decoded.shape[1]} x {decoded.shape[0]} pixels", expected="at most 100 million")
+    return np.ascontiguousarray(decoded[:, :, ::-1], dtype=np.uint8)
+
+
+def resized_short_side(image: Image, short_px: int) -> Image:
+    """The picture at the size whose shorter side is ``short_px``."""
+    height, width = image.shape[:2]
+    factor = short_px / min(height, width)
+    size = (max(short_px, round(width * factor)), max(short_px, round(height * factor)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def random_crop(image: Image, crop_px: int, random: np.random.Generator) -> Image:
+    """A square of ``crop_px`` out of the picture, whose shorter side is first set to between one and two crops.
+
+    Mirrored every other time.
+    """
+    sized = resized_short_side(image, int(random.integers(crop_px, 2 * crop_px, endpoint=True)))
+    height, width = sized.shape[:2]
+    top = int(random.integers(0, height - crop_px, endpoint=True))
+    left = int(random.integers(0, width - crop_px, endpoint=True))
+    crop = sized[top : top + crop_px, left : left + crop_px]
+    return crop[:, ::-1] if random.random() < 0.5 else crop
+
+
+def samples_of_step(count: int, batch_size: int, seed: int, step: int) -> list[Sample]:
+    """Which items a step sees, and the generator for each one's augmentation.
+
+    Items are permuted anew in every epoch; batches run on across its end, so no item is dropped.
+    """
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    orders = {epoch: np.random.default_rng([seed, 0, epoch]).permutation(count) for epoch in {p // count for p in positions}}
+    return [
+        Sample(int(orders[position // count][position % count]), np.random.default_rng([seed, 1, position]))
+        for position in positions
+    ]
+
+
+def batches(data: TrainingData, *, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Batch]:
+    """The batches of the steps ``start .. stop - 1``; a thread reads two steps ahead."""
+
+    def load(step: int) -> Batch:
+        return data.batch(samples_of_step(len(data), batch_size, seed, step), step / stop)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data") as pool:
+        ahead: list[Future[Batch]] = [pool.submit(load, step) for step in range(start, min(start + 2, stop))]
+        for step in range(start, stop):
+            batch = ahead.pop(0).result()
+            if step + 2 < stop:
+                ahead.append(pool.submit(load, step + 2))
+            yield batch
+
+
+def _pictures_beneath(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"the data folder {str(folder)!r} is not a folder", expected="a folder of pictures", fix="--data DIR")
+    found = sorted(
+        (file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()),
+        key=lambda file: file.relative_to(folder).as_posix(),
+    )
+    if not found:
+        raise UsageError(
+            f"no picture beneath {folder}", expected=f"files named {' '.join(sorted(_SUFFIXES))}", fix="--data DIR"
+        )
+    for file in found:
+        _check_signature(file)
+    return found
+
+
+def _check_signature(path: Path) -> None:
+    """Find empty and mislabelled files when the run starts, not hours later; a few bytes of each are read."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(8)
+    except OSError as error:
+        raise UnusableInput(f"{path} cannot be read: {error.strerror}", expected="a picture file") from error
+    if not head.startswith(_SIGNATURES):
+        what = "is empty" if not head else "is not a picture, whatever its name says"
+        raise UnusableInput(f"{path} {what}", expected="JPEG, PNG, BMP, WebP or TIFF", fix="remove or replace it")
+
+
+def _listing_sha256(files: Sequence[Path], folders: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        root = next(folder for folder in folders if file.is_relative_to(folder))
+        digest.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n".encode())
+    return digest.hexdigest()

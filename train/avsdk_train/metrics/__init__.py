@@ -1,0 +1,1 @@
+"""The papers' metrics, and the intervals around them."""
