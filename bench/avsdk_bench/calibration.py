@@ -42,9 +42,11 @@ class Calibration:
         self._worker.open(CalibrationKernel)
 
     def __call__(self) -> float:
+        """The kernel's time now, in ms."""
         return float(self._worker.ask("measure"))
 
     def close(self) -> None:
+        """End its process."""
         self._worker.close()
 
 

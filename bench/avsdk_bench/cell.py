@@ -34,7 +34,7 @@ _PICTURE_OP = "image_rgb"
 class ColdStart:
     """Where the time from the parent's ``spawn`` to the first output went, in ms per phase.
 
-    Linux's ``perf_counter`` is one clock for all processes, so the parent's start and the child's marks can be compared.
+    Linux's ``perf_counter`` is one clock for all processes, so the parent's mark and the child's can be compared.
     """
 
     def __init__(self, spawned_ns: int) -> None:
@@ -56,7 +56,7 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A thing that is loaded and ready: ``run`` once, ask what executed, close. ``source`` says where the input is from."""
+    """A thing that is loaded and ready: ``run`` once, ask what executed, close. ``source``: where the input is from."""
 
     run: Callable[[], object]
     executions: Callable[[], Mapping[str, Execution]]
@@ -65,7 +65,7 @@ class Prepared:
 
 
 class CellWorker:
-    """The object that a cell's process hosts. ``prepare`` loads what is measured, split into phases of the cold start."""
+    """The object that a cell's process hosts. ``prepare`` loads what is measured, in phases of the cold start."""
 
     def __init__(self, spawned_ns: int, prepare: Callable[[ColdStart], Prepared]) -> None:
         cold = ColdStart(spawned_ns)
@@ -107,9 +107,11 @@ class CellWorker:
         return {**self._memory, "steady": now, "peak_rss_mb": now["peak_rss_mb"]}
 
     def pids(self) -> list[int]:
+        """This process and what it started."""
         return _family()
 
     def close(self) -> None:
+        """Free what was loaded."""
         self._prepared.close()
 
 
@@ -175,7 +177,9 @@ def media_for(bundle: Bundle, sizes: Sizes, seed: int) -> tuple[Array, str]:
     """An RGB picture (height, width, 3) uint8 of the sizes asked for: a golden one where it fits, else seeded noise."""
     graph = bundle.manifest.spec.graphs[0]
     if not takes_picture(bundle) or not {"height", "width"} <= set(sizes):
-        raise UsageError(f"the pipeline of {bundle.path} does not start with a picture", expected=f"a first step {_PICTURE_OP}")
+        raise UsageError(
+            f"the pipeline of {bundle.path} starts with no picture", expected=f"a first step {_PICTURE_OP}"
+        )
     height, width = sizes["height"], sizes["width"]
     for index, feeds in enumerate(_golden_inputs(bundle, graph)):
         array = feeds[graph.inputs[0].name]

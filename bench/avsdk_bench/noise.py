@@ -104,7 +104,13 @@ def involuntary_switches(pids: Sequence[int]) -> int | None:
 
 
 def _reasons(
-    before: Snapshot, after: Snapshot, steal: float | None, thermal: int | None, quota: int | None, rounds: int, void: int
+    before: Snapshot,
+    after: Snapshot,
+    steal: float | None,
+    thermal: int | None,
+    quota: int | None,
+    rounds: int,
+    void: int,
 ) -> Iterator[str]:
     cores = os.cpu_count() or 1
     if before.load_1min is not None and before.load_1min > _LOAD_PER_CORE * cores:

@@ -52,6 +52,7 @@ class CellPlan:
 
     @property
     def label(self) -> str:
+        """What messages call the cell."""
         return f"{Path(self.bundle).name} {self.graph} {sizes_text(self.sizes)}".strip()
 
     @property
@@ -97,13 +98,16 @@ class Cell:
         return samples
 
     def memory(self) -> Mapping[str, Any]:
+        """MB of the cell's processes by stage, and their peak."""
         found: Mapping[str, Any] = self._ask("memory")
         return found
 
     def involuntary_switches(self) -> int | None:
+        """Of the cell's processes, so far; None where the system does not tell."""
         return noise.involuntary_switches(self._pids)
 
     def close(self) -> None:
+        """End the process."""
         if self._worker is not None:
             self._worker.close()
 
@@ -115,7 +119,9 @@ class Cell:
     def __enter__(self) -> Cell:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -138,7 +144,8 @@ def plans_for(
     if pipeline and cell.takes_picture(bundle):
         for sizes in _cell_sizes(bundle, graphs[0], axes):
             single = {**sizes, "batch": 1} if "batch" in sizes else sizes
-            plans.append(_plan(bundle, name, cell.PIPELINE, single, threads, seed, cell.open_pipeline, {"sizes": single}))
+            arguments = {"sizes": single}
+            plans.append(_plan(bundle, name, cell.PIPELINE, single, threads, seed, cell.open_pipeline, arguments))
     return plans
 
 
@@ -206,7 +213,8 @@ def _check_axes(graphs: Sequence[GraphSpec], axes: Sequence[Sizes]) -> None:
 
 
 def _cell_sizes(bundle: Bundle, graph: GraphSpec, axes: Sequence[Sizes]) -> list[dict[str, int]]:
-    built = [dict(item.shapes) for item in bundle.manifest.artifacts if item.graph == graph.name and item.shapes is not None]
+    artifacts = [item for item in bundle.manifest.artifacts if item.graph == graph.name]
+    built = [dict(item.shapes) for item in artifacts if item.shapes is not None]
     asked = [{axis: size for axis, size in sizes.items() if axis in graph.axes} for sizes in axes] or built or [{}]
     found = [graph.complete_sizes(sizes) for sizes in asked]
     return [sizes for place, sizes in enumerate(found) if sizes not in found[:place]]

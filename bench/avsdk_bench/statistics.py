@@ -34,9 +34,11 @@ class Interval:
 
     @property
     def relative_width(self) -> float:
+        """The interval's width as a share of the median."""
         return (self.high - self.low) / self.value if self.value else math.inf
 
     def contains(self, value: float) -> bool:
+        """Whether the value lies within."""
         return self.low <= value <= self.high
 
 
@@ -49,6 +51,7 @@ class PairedRatio:
 
     @property
     def verdict(self) -> str:
+        """``faster``, ``slower`` or ``no difference shown``."""
         if self.ratio.contains(1.0):
             return "no difference shown"
         return "faster" if self.ratio.high < 1.0 else "slower"
@@ -131,8 +134,8 @@ def outliers(samples: ArrayLike) -> list[int]:
     return [int(place) for place in np.flatnonzero(distance > OUTLIER_MADS * spread)] if spread else []
 
 
-def window_bounds(durations_s: Sequence[float] | Floats, runs: int = WINDOW_RUNS, seconds: float = WINDOW_S) -> list[int]:
-    """Cut a series into windows of at least ``runs`` runs and ``seconds``; the ends, the unfinished last window left out."""
+def window_ends(durations_s: Sequence[float] | Floats, runs: int = WINDOW_RUNS, seconds: float = WINDOW_S) -> list[int]:
+    """Cut a series into windows of at least ``runs`` runs and ``seconds``; an unfinished last window is left out."""
     ends: list[int] = []
     start, elapsed = 0, 0.0
     for place, duration in enumerate(durations_s, start=1):
@@ -150,7 +153,7 @@ def warm_up(durations_s: ArrayLike, runs: int = WINDOW_RUNS, seconds: float = WI
     windows is never called steady.
     """
     series = np.asarray(durations_s, dtype=np.float64)
-    ends = window_bounds(series, runs, seconds)
+    ends = window_ends(series, runs, seconds)
     if len(ends) < STEADY_WINDOWS:
         return WarmUp(dropped=0, steady=False)
     starts = [0, *ends[:-1]]

@@ -5,4 +5,5 @@ from __future__ import annotations
 import sys
 
 if sys.version_info < (3, 11):
-    raise ImportError(f"avsdk_export needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+    needed = f"avsdk_export needs Python 3.11 or newer; this is {sys.version.split()[0]}"
+    raise ImportError(needed)

@@ -76,7 +76,8 @@ class Bundle:
 
     def size_bytes(self, *, artifacts_only: bool = False) -> int:
         """Bytes of the files that the manifest lists; with ``artifacts_only`` what an engine loads, no more."""
-        names = {name for item in self.manifest.artifacts for name in item.files} if artifacts_only else self.manifest.files
+        loaded = {name for item in self.manifest.artifacts for name in item.files}
+        names = loaded if artifacts_only else set(self.manifest.files)
         return sum(self.file(name).stat().st_size for name in names)
 
 
@@ -88,10 +89,12 @@ def is_bundle(path: Path) -> bool:
 def open_bundle(path: Path) -> Bundle:
     """Parse the manifest, check every hash, and make sure no artifact names a file that is not hashed.
 
-    Raises ``UsageError`` where there is no bundle, ``BundleRefused`` where it is damaged, hostile, or of a newer schema.
+    Raises ``UsageError`` where there is no bundle, ``BundleRefused`` where it is damaged, hostile or newer than this.
     """
     if not is_bundle(path):
-        raise UsageError(f"{path} is no bundle", expected="a folder with manifest.json", fix="avsdk export MODEL --target T")
+        raise UsageError(
+            f"{path} is no bundle", expected="a folder with manifest.json", fix="avsdk export MODEL --target T"
+        )
     manifest = _read_manifest(path)
     for name, digest in manifest.files.items():
         file = safe_join(path, name, refused=BundleRefused)
@@ -130,7 +133,9 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BundleRefused(f"{file} is not JSON: {error}", expected="a manifest", fix="export the bundle again") from error
+        raise BundleRefused(
+            f"{file} is not JSON: {error}", expected="a manifest", fix="export the bundle again"
+        ) from error
     content = check_schema(document, where=str(file), refused=BundleRefused)
     manifest = decode(Manifest, content, where=MANIFEST, refused=BundleRefused)
     if len(manifest.files) > _MAX_FILES:

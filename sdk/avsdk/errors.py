@@ -1,21 +1,21 @@
 """The exception tree. Every error that avsdk raises on purpose is one of these, and each carries its exit code.
 
-    AvsdkError                      1   a bug in avsdk when raised bare
-    ├── UsageError                  2   the command or call was wrong
-    │   ├── UnknownName             2   a name that nothing answers to; suggests the nearest
-    │   ├── UnusableInput           2   media that cannot be decoded: empty, damaged, oversize, wrong modality
-    │   └── SizeNotBuilt            2   a shape the artifact was not built for
-    ├── NotAvailable                3   a target, device or runtime that is not here
-    │   ├── ToolchainMissing        3
-    │   ├── ToolchainCrashed        3   the child died, by a signal, by its limits or by an exception of the tool
-    │   └── DiskFull                3
-    ├── NotMet                      4   a promise that could not be kept
-    │   ├── ParityFailed            4   the compiled artifact gives other numbers
-    │   └── SilentFallback          4   something else executed than was asked for
-    └── Refused                     5   a file that is damaged or hostile
-        ├── BundleRefused           5
-        ├── CheckpointRefused       5
-        └── ModelRefused            5
+AvsdkError                      1   a bug in avsdk when raised bare
+├── UsageError                  2   the command or call was wrong
+│   ├── UnknownName             2   a name that nothing answers to; suggests the nearest
+│   ├── UnusableInput           2   media that cannot be decoded: empty, damaged, oversize, wrong modality
+│   └── SizeNotBuilt            2   a shape the artifact was not built for
+├── NotAvailable                3   a target, device or runtime that is not here
+│   ├── ToolchainMissing        3
+│   ├── ToolchainCrashed        3   the child died, by a signal, by its limits or by an exception of the tool
+│   └── DiskFull                3
+├── NotMet                      4   a promise that could not be kept
+│   ├── ParityFailed            4   the compiled artifact gives other numbers
+│   └── SilentFallback          4   something else executed than was asked for
+└── Refused                     5   a file that is damaged or hostile
+    ├── BundleRefused           5
+    ├── CheckpointRefused       5
+    └── ModelRefused            5
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class AvsdkError(Exception):
 
 
 class UsageError(AvsdkError):
+    """The command or call was wrong."""
+
     exit_code = 2
 
 
@@ -72,55 +74,61 @@ class UnknownName(UsageError):
 
 
 class UnusableInput(UsageError):
-    pass
+    """Media that cannot be decoded: empty, damaged, oversize or of the wrong modality."""
 
 
 class SizeNotBuilt(UsageError):
-    pass
+    """A shape that the artifact was not built for."""
 
 
 class NotAvailable(AvsdkError):
+    """A target, device or runtime that is not here."""
+
     exit_code = 3
 
 
 class ToolchainMissing(NotAvailable):
-    pass
+    """A compiler whose toolchain is not installed."""
 
 
 class ToolchainCrashed(NotAvailable):
-    pass
+    """A child process died: by a signal, by its limits, or by an exception of the tool in it."""
 
 
 class DiskFull(NotAvailable):
-    pass
+    """No space left; nothing half-written stays behind."""
 
 
 class NotMet(AvsdkError):
+    """A promise that could not be kept."""
+
     exit_code = 4
 
 
 class ParityFailed(NotMet):
-    pass
+    """The compiled artifact gives other numbers than its reference."""
 
 
 class SilentFallback(NotMet):
-    pass
+    """Something else executed than was asked for."""
 
 
 class Refused(AvsdkError):
+    """A file that is damaged or hostile."""
+
     exit_code = 5
 
 
 class BundleRefused(Refused):
-    pass
+    """A bundle that is damaged, hostile or of a newer schema."""
 
 
 class CheckpointRefused(Refused):
-    pass
+    """Weights or a checkpoint that cannot be trusted."""
 
 
 class ModelRefused(Refused):
-    pass
+    """A model file that is damaged or hostile."""
 
 
 _BY_NAME: dict[str, type[AvsdkError]] = {

@@ -58,7 +58,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.chmod(0o666 & ~_umask())
             yield temporary
             _flush(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -113,7 +113,9 @@ def safe_join(root: Path, relative: str, *, refused: type[Refused] = Refused) ->
     try:
         status = current.lstat()
     except OSError as error:
-        raise refused(f"{relative!r} is missing from {root}", expected="a regular file", fix="get a whole copy") from error
+        raise refused(
+            f"{relative!r} is missing from {root}", expected="a regular file", fix="get a whole copy"
+        ) from error
     if not stat.S_ISREG(status.st_mode):
         raise refused(f"{relative!r} is not a regular file", expected="a regular file")
     return current
@@ -126,11 +128,11 @@ def folder_size(path: Path) -> int:
 
 def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
-        os.replace(new, path)
+        new.replace(path)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    os.replace(path, old / "was")
-    os.replace(new, path)
+    path.replace(old / "was")
+    new.replace(path)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Deviation:
     max_rel: float
     cosine: float
     snr_db: float
-    agreement: float | None = None
+    agreement: Optional[float] = None  # noqa: UP045  (read at run time, on Python 3.9 too)
 
     def violations(self, tolerance: Tolerance) -> list[str]:
         """The measures that miss the tolerance, each with its value and bound."""
@@ -62,6 +63,7 @@ class Parity:
 
     @classmethod
     def not_run(cls, reason: str) -> Parity:
+        """The record of a comparison that could not be made here, and why."""
         return cls(verdict="not_run", executed_on="none", reason=reason)
 
     def require(self, *, where: str) -> None:
@@ -131,15 +133,19 @@ def merge(records: Sequence[Parity]) -> Parity:
     """One record for all graphs of a bundle: fail if any failed, not_run if any was not run, else pass."""
     verdicts = [record.verdict for record in records]
     first = next(record for word in ("fail", "not_run", "pass") for record in records if record.verdict == word)
-    return Parity(
-        verdict=first.verdict,
-        executed_on=first.executed_on,
-        reference=first.reference,
-        candidate=first.candidate,
-        samples=sum(record.samples for record in records),
-        reason="; ".join(record.reason for record in records if record.reason and record.verdict == first.verdict),
-        outputs=tuple(item for record in records for item in record.outputs),
-    ) if verdicts else Parity.not_run("the bundle has no graph")
+    return (
+        Parity(
+            verdict=first.verdict,
+            executed_on=first.executed_on,
+            reference=first.reference,
+            candidate=first.candidate,
+            samples=sum(record.samples for record in records),
+            reason="; ".join(record.reason for record in records if record.reason and record.verdict == first.verdict),
+            outputs=tuple(item for record in records for item in record.outputs),
+        )
+        if verdicts
+        else Parity.not_run("the bundle has no graph")
+    )
 
 
 def _snr_db(signal: float, noise: float) -> float:

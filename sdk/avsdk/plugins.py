@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -42,7 +42,7 @@ def load(group: str, name: str) -> Any:
         ) from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def _entries(group: str) -> dict[str, metadata.EntryPoint]:
     found: Any = metadata.entry_points()
     if sys.version_info >= (3, 10):

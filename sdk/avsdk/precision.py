@@ -45,7 +45,9 @@ def describe_shares(shares: Mapping[str, float], *, weights: str = "") -> str:
     if not ordered:
         return "unknown"
     first_share, first = ordered[0]
-    text = first if len(ordered) == 1 else " + ".join([f"{first} ({first_share:.0%})".replace("%", " %"), *(n for _, n in ordered[1:])])
+    text = first
+    if len(ordered) > 1:
+        text = " + ".join([f"{first} ({100 * first_share:.0f} %)", *(name for _, name in ordered[1:])])
     return f"{text} ({weights} weights)" if weights else text
 
 

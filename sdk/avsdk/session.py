@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class Artifact:
     device: str
     precision: str
     files: tuple[str, ...]
-    shapes: Mapping[str, int] | None = None
+    shapes: Optional[Mapping[str, int]] = None  # noqa: UP045  (read at run time, on Python 3.9 too)
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -64,11 +64,12 @@ class Execution:
 
     @property
     def effective_precision(self) -> str:
+        """The shares as one phrase: ``bf16``, ``int8 (92 %) + fp32``, ``fp32 (fp16 weights)``."""
         return describe_shares(self.precision_shares, weights=self.weights)
 
 
 class Session(ABC):
-    """One graph, ready to run. Subclasses set ``engine`` and write the hooks; callers use ``open``, ``run``, ``close``."""
+    """One graph, ready to run. Subclasses set ``engine`` and write the hooks; callers ``open``, ``run``, ``close``."""
 
     engine: str
 
@@ -102,7 +103,10 @@ class Session(ABC):
         return outputs
 
     def execution(self) -> Execution:
-        """What executed, read back from the runtime. Raises ``SilentFallback`` if it is not what the artifact was built for."""
+        """What executed, read back from the runtime.
+
+        Raises ``SilentFallback`` if it is not what the artifact was built for.
+        """
         if self._executed is None:
             found = self._execution()
             where = f"graph {self.graph.name!r} on {self.engine}:{self.artifact.device}"
@@ -112,6 +116,7 @@ class Session(ABC):
 
     @property
     def effective_precision(self) -> str:
+        """The precision that executed, as one phrase."""
         return self.execution().effective_precision
 
     def close(self) -> None:
@@ -121,7 +126,9 @@ class Session(ABC):
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @abstractmethod
@@ -150,6 +157,7 @@ class Session(ABC):
         return {tensor.name: np.zeros(tensor.sized(sizes), tensor.dtype) for tensor in self.graph.inputs}
 
     def file(self, index: int = 0) -> Path:
+        """The artifact's file at ``index``."""
         return self.root / self.artifact.files[index]
 
     def _check_feeds(self, feeds: Mapping[str, Array]) -> dict[str, int]:
@@ -177,7 +185,8 @@ class Session(ABC):
                 wanted = tensor.sized(sizes)
                 if found.shape != wanted:
                     raise AvsdkError(
-                        f"{self.engine} returned {tensor.name!r} with shape {list(found.shape)}", expected=str(list(wanted))
+                        f"{self.engine} returned {tensor.name!r} with shape {list(found.shape)}",
+                        expected=str(list(wanted)),
                     )
 
 
@@ -223,6 +232,7 @@ class LoadedGraph:
         return tuple(self._sessions.values())
 
     def close(self) -> None:
+        """Close every session that was opened."""
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()

@@ -14,8 +14,9 @@ from avsdk.spec import ModelSpec
 class SourceFiles:
     """What a source made, one file per graph, all beneath the folder it was given.
 
-    ``programs`` are ExportedPrograms (.pt2), for compilers that prefer them; they hold pickled parts, so they never leave
-    this host. ``golden`` are .npz files as in a bundle. ``origin`` says where the model came from (kind, name, sha256).
+    ``programs`` are ExportedPrograms (.pt2), for compilers that prefer them; they hold pickled parts, so they never
+    leave this host. ``golden`` are .npz files as in a bundle. ``origin`` says where the model came from: kind,
+    name, sha256.
     """
 
     spec: ModelSpec

@@ -23,6 +23,7 @@ class AxisRange:
     default: int = 1
 
     def admits(self, size: int) -> bool:
+        """Whether ``size`` is one that the axis may take."""
         return self.min <= size <= self.max and size % self.multiple_of == 0
 
     def __str__(self) -> str:
@@ -32,11 +33,14 @@ class AxisRange:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: ``shape`` holds an int for a fixed axis and a name for a dynamic one; dtype as numpy names it."""
+    """One input or output; dtype as numpy names it.
+
+    ``shape`` holds an int for a fixed axis and a name for a dynamic one.
+    """
 
     name: str
     dtype: str
-    shape: tuple[Union[int, str], ...]
+    shape: tuple[Union[int, str], ...]  # noqa: UP007  (read at run time, on Python 3.9 too)
 
     def sized(self, sizes: Sizes) -> tuple[int, ...]:
         """The shape with every named axis replaced by its size."""
@@ -53,6 +57,7 @@ class GraphSpec:
     axes: Mapping[str, AxisRange] = field(default_factory=dict)
 
     def default_sizes(self) -> dict[str, int]:
+        """The default size of every dynamic axis."""
         return {name: axis.default for name, axis in self.axes.items()}
 
     def complete_sizes(self, partial: Sizes) -> dict[str, int]:
@@ -71,13 +76,14 @@ class GraphSpec:
         return {**self.default_sizes(), **partial}
 
     def sizes_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """Read the sizes of the dynamic axes off the shapes of actual inputs; refuses what the spec does not admit."""
+        """Read the sizes of the dynamic axes off the inputs' shapes; refuses what the spec does not admit."""
         sizes: dict[str, int] = {}
         for tensor in self.inputs:
             shape = shapes[tensor.name]
             if len(shape) != len(tensor.shape):
                 raise SizeNotBuilt(
-                    f"input {tensor.name!r} has shape {list(shape)}", expected=f"{len(tensor.shape)} axes: {tensor.shape}"
+                    f"input {tensor.name!r} has shape {list(shape)}",
+                    expected=f"{len(tensor.shape)} axes: {tensor.shape}",
                 )
             for axis, size in zip(tensor.shape, shape):
                 known = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
@@ -96,7 +102,10 @@ class Step:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole model. ``model`` is ``family/name`` (or a free name), ``predictor`` names the device-side code that runs it."""
+    """A whole model.
+
+    ``model`` is ``family/name`` or a free name; ``predictor`` names the device-side code that runs it.
+    """
 
     model: str
     predictor: str
@@ -106,11 +115,14 @@ class ModelSpec:
     assets: Mapping[str, str] = field(default_factory=dict)
 
     def graph(self, name: str) -> GraphSpec:
+        """The graph of that name."""
         return next(graph for graph in self.graphs if graph.name == name)
 
     def to_json(self) -> dict[str, Any]:
+        """The spec as a document with its schema number."""
         return {"schema": SCHEMA, **encode(self)}
 
     @classmethod
     def from_json(cls, document: object, *, where: str = "spec", refused: type[Refused] = Refused) -> ModelSpec:
+        """Parse a spec strictly; ``where`` names the file in messages."""
         return decode(cls, check_schema(document, where=where, refused=refused), where=where, refused=refused)

@@ -1,7 +1,7 @@
-"""Runs a bundle on its golden samples and compares, in a child process: a bad artifact cannot take the caller along.
+"""Runs a bundle on its golden samples and compares, in a child process that a bad artifact may take down.
 
-Golden files hold ``in.<i>.<tensor>`` and ``out.<i>.<tensor>`` per sample. The file ``pipeline`` holds media and answers:
-``in.<i>.media`` and ``out.<i>.answer``, made by the reference through the same pre- and post-processing.
+Golden files hold ``in.<i>.<tensor>`` and ``out.<i>.<tensor>`` per sample. The file ``pipeline`` holds media and
+answers: ``in.<i>.media`` and ``out.<i>.answer``, made by the reference through the same pre- and post-processing.
 """
 
 from __future__ import annotations

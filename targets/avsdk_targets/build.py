@@ -7,19 +7,18 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from avsdk import __version__, plugins
-from avsdk.bundle import MANIFEST, Artifact, Bundle, Manifest, is_bundle, open_bundle, write_manifest
-from avsdk.errors import AvsdkError, NotAvailable, Refused, UnknownName, UsageError
+from avsdk.bundle import Artifact, Bundle, Manifest, is_bundle, open_bundle, write_manifest
+from avsdk.errors import AvsdkError, NotAvailable, UnknownName, UsageError
 from avsdk.files import atomic_folder, write_atomic
 from avsdk.host import probe
 from avsdk.parity import Parity
 from avsdk.precision import PRECISIONS, check_executed
-from avsdk.schema import decode, encode
+from avsdk.schema import encode
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import GraphSpec, ModelSpec
 from avsdk.verify import verify_bundle
@@ -69,7 +68,9 @@ def plan_target(target: Target, precision: str | None) -> Plan:
         raise UnknownName.among("precision", chosen, PRECISIONS)
     if target.precisions and chosen not in target.precisions:
         raise NotAvailable(
-            f"{target.name} has no {chosen}", expected=f"one of: {', '.join(target.precisions)}", fix="choose --precision"
+            f"{target.name} has no {chosen}",
+            expected=f"one of: {', '.join(target.precisions)}",
+            fix="choose --precision",
         )
     passed: list[str] = []
     fixes: list[str] = []
@@ -194,7 +195,7 @@ class Exporter:
         )
 
     def _materialise(self) -> SourceFiles:
-        """The source's files, from the cache or made now; the ONNX is checked by our own code before anything reads it."""
+        """The source's files, cached or made now; our own code checks the ONNX before anything else reads it."""
         if self._files is not None:
             return self._files
         cache = FolderCache("sources")
@@ -217,7 +218,9 @@ class Exporter:
         place = self.options.out / bundle_name(manifest)
         if place.exists() and not is_bundle(place):
             raise UsageError(
-                f"{place} exists and is no bundle", expected="a free name, or a bundle to replace", fix="--out another folder"
+                f"{place} exists and is no bundle",
+                expected="a free name, or a bundle to replace",
+                fix="--out another folder",
             )
         with atomic_folder(place) as fresh:
             copy_content(folder, fresh)
@@ -301,7 +304,10 @@ def _relative(files: SourceFiles, root: Path) -> dict[str, Any]:
     return {
         "spec": files.spec.to_json(),
         "origin": dict(files.origin),
-        **{room: {name: file.relative_to(root).as_posix() for name, file in held.items()} for room, held in rooms.items()},
+        **{
+            room: {name: file.relative_to(root).as_posix() for name, file in held.items()}
+            for room, held in rooms.items()
+        },
     }
 
 

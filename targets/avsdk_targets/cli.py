@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ app.add_typer(toolchain_app, name="toolchain", help="Isolated environments that 
 
 @app.command()
 def devices(
-    name: Annotated[Optional[str], typer.Argument(help="A device's name or alias.")] = None, as_json: JsonOption = False
+    name: Annotated[str | None, typer.Argument(help="A device's name or alias.")] = None, as_json: JsonOption = False
 ) -> None:
     """This machine, and the catalogue of devices; with NAME one device and what can be done for it from here."""
     from avsdk.host import probe
@@ -60,7 +60,7 @@ def devices(
 
 @app.command()
 def doctor(
-    target: Annotated[Optional[str], typer.Argument(help="A target, as for export --target.")] = None,
+    target: Annotated[str | None, typer.Argument(help="A target, as for export --target.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Per target: can it be compiled for here, can it run here, why not, and the line that would fix it."""
@@ -78,11 +78,13 @@ def doctor(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")],
+    model: Annotated[
+        str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")
+    ],
     target: Annotated[str, typer.Option("--target", help="Comma-separated targets, or 'all'.")],
-    precision: Annotated[Optional[str], typer.Option(help="fp32, bf16, fp16, fp16w.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16, fp16w.")] = None,
     axis: Annotated[
-        Optional[list[str]], typer.Option(help="One set of sizes, height=400,width=600; may be repeated.")
+        list[str] | None, typer.Option(help="One set of sizes, height=400,width=600; may be repeated.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder that takes the bundles.")] = Path("bundles"),
     settings: SetOption = None,
@@ -142,7 +144,9 @@ def _report_target(name: str, done: list[Any], failed: list[Any], skipped: list[
     manifest = item.bundle.manifest
     origin = "from the build cache" if item.cached else "built"
     show(f"{name}: {item.bundle.path}")
-    show(f"  {manifest.engine}:{manifest.device}, asked for {manifest.precision}, effective {manifest.effective_precision}")
+    show(
+        f"  {manifest.engine}:{manifest.device}, asked for {manifest.precision}, got {manifest.effective_precision}"
+    )
     for passed in item.passed_over:
         show(f"  passed over {passed}")
     parity = manifest.parity
@@ -157,7 +161,9 @@ def _report_target(name: str, done: list[Any], failed: list[Any], skipped: list[
 
 def _show_device(device: Device) -> None:
     show(f"{device.name}: {device.description}")
-    show(f"  engines: {', '.join(device.engines)}; architecture {device.arch}; precisions {', '.join(device.precisions)}")
+    show(
+        f"  engines: {', '.join(device.engines)}; architecture {device.arch}; precisions {', '.join(device.precisions)}"
+    )
     if device.memory_mb:
         show(f"  memory: {device.memory_mb} MB")
     figures = [(f"peak {name}", figure, "T(FL)OP/s") for name, figure in device.peaks.items()]

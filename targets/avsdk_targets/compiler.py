@@ -87,7 +87,9 @@ class Compiler(ABC):
         """Whether a build can be tried here: the precision, the device, and the compiler's package."""
         reason = self.refusal(device, arch, precision)
         if reason:
-            return Verdict(False, reason, f"--precision {self.precisions[0]}" if precision not in self.precisions else "")
+            return Verdict(
+                False, reason, f"--precision {self.precisions[0]}" if precision not in self.precisions else ""
+            )
         try:
             environment_for(self.package, self.toolchain)
         except NotAvailable as error:
@@ -102,9 +104,13 @@ class Compiler(ABC):
         """Build the artifact beneath ``job.out``. Raises ``NotAvailable`` for what cannot be built here."""
         reason = self.refusal(job.device, job.arch, job.precision)
         if reason:
-            raise NotAvailable(f"{self.engine} cannot compile {job.graph.name!r}: {reason}", fix=f"avsdk doctor {self.engine}")
+            raise NotAvailable(
+                f"{self.engine} cannot compile {job.graph.name!r}: {reason}", fix=f"avsdk doctor {self.engine}"
+            )
         if not self.dynamic_axes and job.graph.axes and job.sizes is None:
-            raise UsageError(f"{self.engine} is built at fixed sizes", expected="sizes", fix="--axis height=...,width=...")
+            raise UsageError(
+                f"{self.engine} is built at fixed sizes", expected="sizes", fix="--axis height=...,width=..."
+            )
         environment = environment_for(self.package, self.toolchain)
         answer = call_in_child(
             self.build,

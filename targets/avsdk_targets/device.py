@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+import tomllib
 
 from avsdk.errors import UnknownName
 from avsdk.schema import check_schema, decode
@@ -17,7 +18,7 @@ _FOLDER = Path(__file__).parent / "devices"
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a profile: value, where it was read, and whether it is the datasheet's, computed, or unconfirmed."""
+    """One number of a profile, where it was read, and whether it is the datasheet's, computed, or unconfirmed."""
 
     value: float
     source: str
@@ -29,8 +30,8 @@ class Device:
     """A concrete piece of hardware.
 
     ``engines`` in order of preference; ``engine_device`` is what those engines call it (its own name where empty);
-    ``precisions`` in order of preference, the first being the default where fp32 is not among them. ``peaks`` are TFLOP/s
-    (TOP/s for int8) per precision, ``bandwidth_gb_s`` in GB/s, ``power_w`` in watts.
+    ``precisions`` in order of preference, the first being the default where fp32 is not among them. ``peaks`` are
+    TFLOP/s (TOP/s for int8) per precision, ``bandwidth_gb_s`` in GB/s, ``power_w`` in watts.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Device:
 
     @property
     def runs_as(self) -> str:
+        """What the engines call this device."""
         return self.engine_device or self.name
 
 

@@ -15,7 +15,7 @@ from avsdk_targets.target import Candidate, all_targets, resolve
 class Diagnosis:
     """One target with one of its engines.
 
-    ``verified`` says what stands behind the engine on this machine: ``hardware`` (its results are compared on the device
+    ``verified`` says what stands behind the engine on this machine: ``hardware`` (results are compared on the device
     itself), ``emulated``, ``build-only`` (artifacts are made, nothing here can run them), ``contract`` (neither).
     """
 
@@ -45,10 +45,7 @@ def _diagnose(target: str, candidate: Candidate, device_precisions: tuple[str, .
     default = precisions[0] if precisions else compiler.precisions[0]
     verdict = compiler.check(candidate.device, candidate.arch, default)
     state = _availability(candidate)
-    if state.ok:
-        verified = "hardware"
-    else:
-        verified = "build-only" if verdict.ok else "contract"
+    verified = "hardware" if state.ok else "build-only" if verdict.ok else "contract"
     return Diagnosis(
         target=target,
         engine=candidate.engine,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,7 @@ def test_a_damaged_entry_is_removed_and_not_answered(cache: FolderCache, content
         (folder / "seal.json").write_text("[]")
     else:
         file.unlink()
-        os.symlink(content / "deep" / "a.bin", file)
+        file.symlink_to(content / "deep" / "a.bin")
     assert cache.get("key") is None
     assert not folder.exists()
     assert cache.put("key", content) == cache.get("key")

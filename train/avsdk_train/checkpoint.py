@@ -101,8 +101,7 @@ def load_newest(folder: Path, notice: Callable[[str], None]) -> Checkpoint | Non
     Each damaged one is named by ``notice`` and passed over; raises ``CheckpointRefused`` when none is left.
     """
     names = _names(folder)
-    for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_leftovers(folder)
     last: CheckpointRefused | None = None
     for name in names:
         try:
@@ -130,6 +129,14 @@ def _remove_old(folder: Path, *, keep: int) -> None:
     older = [name for name in _names(folder) if int(name[5:]) <= keep]
     for name in {*_names(folder)} - {*older[:_KEPT]}:
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Temporary files and folders of a run that was killed while it wrote."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for file in folder.glob(f".{LATEST}.*"):
+        file.unlink(missing_ok=True)
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -119,11 +119,14 @@ def samples_of_step(count: int, batch_size: int, seed: int, step: int) -> list[S
     ]
 
 
-def batches(data: TrainingData, *, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Batch]:
-    """The batches of the steps ``start .. stop - 1``; a thread reads two steps ahead."""
+def batches(
+    data: TrainingData, *, batch_size: int, seed: int, start: int, stop: int, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """The batches of the steps ``start .. stop - 1`` for one of several processes; a thread reads two steps ahead."""
 
     def load(step: int) -> Batch:
-        return data.batch(samples_of_step(len(data), batch_size, seed, step), step / stop)
+        samples = samples_of_step(len(data), batch_size, seed, step * processes + process)
+        return data.batch(samples, step / stop)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data") as pool:
         ahead: list[Future[Batch]] = [pool.submit(load, step) for step in range(start, min(start + 2, stop))]

@@ -84,7 +84,10 @@ def train(family: Family, recipe: Recipe, data: TrainingData, run: Path) -> Outc
             watch.notice(notice)
         trainer = _Trainer(accelerator, network, optimiser, loss, recipe)
         step, losses = start, {}
-        drawn = batches(data, batch_size=recipe.batch_size, seed=recipe.seed, start=start, stop=recipe.steps)
+        drawn = batches(
+            data, batch_size=recipe.batch_size, seed=recipe.seed, start=start, stop=recipe.steps,
+            process=accelerator.process_index, processes=accelerator.num_processes,
+        )  # fmt: skip
         for batch in drawn:
             found = trainer.step(batch, step)
             step += 1
@@ -187,7 +190,7 @@ def _save_final(accelerator: Accelerator, network: nn.Module, run: Path) -> None
 
 
 def _numbers(losses: Losses, step: int) -> dict[str, float]:
-    values = {"loss": float(losses.total), **{name: float(value) for name, value in losses.parts.items()}}
+    values = {"loss": float(losses.total.detach()), **{name: float(value) for name, value in losses.parts.items()}}
     if not math.isfinite(values["loss"]):
         raise NotMet(
             f"the loss of step {step} is {values['loss']}",

@@ -85,7 +85,7 @@ class Watch:
     def preview(self, step: int, picture: NDArray[np.uint8]) -> Path:
         """Write a preview as PNG, whole or not at all."""
         path = self._run / PREVIEWS / f"{step:08d}.png"
-        write_png(path, picture)
+        write_picture(path, picture)
         return path
 
     def notice(self, text: str) -> None:
@@ -93,11 +93,11 @@ class Watch:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write an RGB picture as PNG, whole or not at all."""
-    done, encoded = cv2.imencode(".png", picture[:, :, ::-1])
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an RGB picture as PNG or JPEG, by its suffix, whole or not at all."""
+    done, encoded = cv2.imencode(path.suffix, picture[:, :, ::-1])
     if not done:
-        message = f"a picture of shape {picture.shape} cannot be encoded"
+        message = f"a picture of shape {picture.shape} cannot be encoded as {path.suffix}"
         raise ValueError(message)
     with atomic_file(path) as temporary:
         temporary.write_bytes(encoded.tobytes())

@@ -35,13 +35,16 @@ class OnnxRuntimeSession(Session):
 
     @classmethod
     def availability(cls, device: str) -> Availability:
+        """Whether the package is here and has the provider of ``device``."""
         extra = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
         if device not in _PROVIDERS:
             return Availability(False, f"ONNX Runtime has no device {device!r}", f"one of: {', '.join(_PROVIDERS)}")
         if util.find_spec("onnxruntime") is None:
             return Availability(False, "the package onnxruntime is not installed", f"pip install 'avsdk[{extra}]'")
         if _PROVIDERS[device] not in _runtime().get_available_providers():
-            return Availability(False, f"this ONNX Runtime has no {_PROVIDERS[device]}", f"pip install 'avsdk[{extra}]'")
+            return Availability(
+                False, f"this ONNX Runtime has no {_PROVIDERS[device]}", f"pip install 'avsdk[{extra}]'"
+            )
         return Availability(True)
 
     def _open(self) -> None:
@@ -61,7 +64,7 @@ class OnnxRuntimeSession(Session):
         self._profiled = None
         try:
             self._session = runtime.InferenceSession(str(self.file()), options, providers=[provider])
-        except RuntimeError as error:
+        except _load_errors() as error:
             raise NotAvailable(
                 f"ONNX Runtime cannot load {self.file().name} on {self.artifact.device}: {str(error).splitlines()[0]}",
                 expected="a model whose every node this provider runs",
@@ -69,7 +72,9 @@ class OnnxRuntimeSession(Session):
             ) from error
         if self._session.get_providers()[0] != provider:
             raise SilentFallback(
-                f"ONNX Runtime opened {self._session.get_providers()[0]}", expected=provider, fix="avsdk doctor onnxruntime"
+                f"ONNX Runtime opened {self._session.get_providers()[0]}",
+                expected=provider,
+                fix="avsdk doctor onnxruntime",
             )
         self._names = [tensor.name for tensor in self.graph.outputs]
 
@@ -115,9 +120,27 @@ def _runtime() -> Any:
     return onnxruntime
 
 
+def _load_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a model that it cannot load: its own types share no base but ``Exception``."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+    )
+    return tuple(getattr(state, name) for name in names)
+
+
 def _precision(arguments: Mapping[str, Any]) -> str:
     """The precision that a kernel computed in: the narrowest numeric type among its inputs."""
-    kinds = [_PRECISIONS[kind] for entry in arguments.get("input_type_shape", ()) for kind in entry if kind in _PRECISIONS]
+    kinds = [
+        _PRECISIONS[kind] for entry in arguments.get("input_type_shape", ()) for kind in entry if kind in _PRECISIONS
+    ]
     order = ("int8", "fp16", "bf16", "fp32", "fp64")
     return min(kinds, key=order.index) if kinds else "fp32"
 

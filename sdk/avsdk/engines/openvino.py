@@ -31,8 +31,11 @@ class OpenVinoSession(Session):
 
     @classmethod
     def availability(cls, device: str) -> Availability:
+        """Whether the package is here; the CPU plugin comes with it."""
         if device not in _PLUGINS:
-            return Availability(False, f"this session knows no OpenVINO device {device!r}", f"one of: {', '.join(_PLUGINS)}")
+            return Availability(
+                False, f"this session knows no OpenVINO device {device!r}", f"one of: {', '.join(_PLUGINS)}"
+            )
         if util.find_spec("openvino") is None:
             return Availability(False, "the package openvino is not installed", "pip install 'avsdk[openvino]'")
         return Availability(True)
@@ -80,7 +83,9 @@ class OpenVinoSession(Session):
         for node in self._compiled.get_runtime_model().get_ops():
             info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
             if info.get("layerType") not in {"Const", "Input", "Output", "Reorder", "Reshape"}:
-                shares[_PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"])] += _flops(node, info["layerType"])
+                shares[_PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"])] += _flops(
+                    node, info["layerType"]
+                )
         total = sum(shares.values()) or 1
         devices = self._compiled.get_property("EXECUTION_DEVICES")
         return Execution(

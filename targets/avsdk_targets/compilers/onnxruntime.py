@@ -1,4 +1,4 @@
-"""ONNX Runtime: the host half. The artifact is the bundle's own ONNX model, loaded once to prove that it is accepted."""
+"""ONNX Runtime: the host half. The artifact is the bundle's own ONNX model, loaded once to prove it acceptable."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from avsdk_targets.toolchain import PackageNeed
 
 
 class OnnxRuntimeCompiler(Compiler):
+    """ONNX -> ONNX: what ships is the model itself; the runtime optimises it when it is loaded."""
+
     engine = "onnxruntime"
     package = PackageNeed("onnxruntime", "onnxruntime", "1.20", "")
     onnx_limits = OnnxLimits(ir=13, opset=26)
@@ -19,6 +21,7 @@ class OnnxRuntimeCompiler(Compiler):
 
     @property
     def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """Loads the model once, in the child."""
         return build
 
 

@@ -1,13 +1,13 @@
-"""OpenVINO: the host half. ONNX -> IR (.xml and .bin), weights kept in fp32; the precision is chosen when the IR is loaded.
+"""OpenVINO: the host half. ONNX -> IR (.xml and .bin) with fp32 weights; the precision is chosen at load.
 
 The native ONNX reader is used, never ``ovc`` or ``convert_model``: those report usage to their vendor.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from avsdk_targets.compiler import Compiler
@@ -16,6 +16,8 @@ from avsdk_targets.toolchain import PackageNeed
 
 
 class OpenVinoCompiler(Compiler):
+    """ONNX -> IR for the CPU plugin, with dynamic axes."""
+
     engine = "openvino"
     package = PackageNeed("openvino", "openvino", "2025.0", "")
     onnx_limits = OnnxLimits(ir=13, opset=23)
@@ -23,6 +25,7 @@ class OpenVinoCompiler(Compiler):
 
     @property
     def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """Writes the IR, in the child."""
         return build
 
     def refusal(self, device: str, arch: str, precision: str) -> str:
@@ -43,8 +46,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     for index, item in enumerate(request["graph"]["outputs"]):
         model.output(index).get_tensor().set_names({item["name"]})
     name = f"{request['graph']['name']}.xml"
-    openvino.save_model(model, os.path.join(request["out"], name), compress_to_fp16=False)
-    core.read_model(os.path.join(request["out"], name))
+    openvino.save_model(model, Path(request["out"]) / name, compress_to_fp16=False)
+    core.read_model(Path(request["out"]) / name)
     version = metadata.version("openvino")
     return {
         "files": [name, name.replace(".xml", ".bin")],

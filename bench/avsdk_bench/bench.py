@@ -1,0 +1,88 @@
+"""One bench from plans to report: open the cells, check what executes, measure in rounds, gather what they tell."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from avsdk import host
+from avsdk.errors import AvsdkError
+from avsdk_bench import noise, rounds
+from avsdk_bench.calibration import Calibration
+from avsdk_bench.plan import Cell, CellPlan
+from avsdk_bench.report import Observed, Report, comparisons_from, method_from, row_from
+
+
+def run_bench(
+    plans: Sequence[CellPlan],
+    settings: rounds.Settings,
+    *,
+    command: str = "",
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Report, dict[int, AvsdkError]]:
+    """Measure the plans and return the report with the errors of the cells that failed, by place.
+
+    A cell that cannot run becomes a row ``unavailable``; the others go on. This process only schedules.
+    """
+    started = time.monotonic()
+    observed = [Observed() for _ in plans]
+    before = noise.snapshot()
+    with contextlib.ExitStack() as stack:
+        cells = {}
+        for place, plan in enumerate(plans):
+            cell = stack.enter_context(Cell(plan))
+            if _opened(cell, observed[place]):
+                cells[place] = cell
+        threads = max((plan.threads for plan in plans), default=1)
+        calibration = stack.enter_context(contextlib.closing(Calibration(threads)))
+        switches = {place: cell.involuntary_switches() for place, cell in cells.items()}
+        began = time.monotonic()
+        measurement = rounds.measure(cells, settings, calibration, started=started, progress=progress)
+        measured_s = time.monotonic() - began
+        for place, cell in cells.items():
+            if place not in measurement.failures:
+                _finish(cell, observed[place], switches[place])
+    errors = {place: item.failure for place, item in enumerate(observed) if item.failure is not None}
+    errors |= measurement.failures
+    taken = [item.switches for item in observed if item.switches is not None]
+    report = Report(
+        host=host.probe(),
+        rows=tuple(row_from(plan, observed[place], measurement, place) for place, plan in enumerate(plans)),
+        comparisons=comparisons_from(plans, measurement),
+        noise=noise.judge(
+            before,
+            noise.snapshot(),
+            rounds=len(measurement.rounds),
+            void_rounds=measurement.void_rounds,
+            switches_per_s=round(sum(taken) / measured_s, 2) if taken and measured_s else None,
+        ),
+        method=method_from(measurement, settings.budget_s),
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return report, dict(sorted(errors.items()))
+
+
+def _opened(cell: Cell, observed: Observed) -> bool:
+    """Open a cell and read back what executes; on an error close it, note the error and say False."""
+    try:
+        observed.cold = cell.open()
+        observed.execution = cell.execution()
+    except AvsdkError as error:
+        observed.failure = error
+        cell.close()
+        return False
+    return True
+
+
+def _finish(cell: Cell, observed: Observed, switches_before: int | None) -> None:
+    try:
+        observed.memory = cell.memory()
+        after = cell.involuntary_switches()
+    except AvsdkError as error:
+        observed.failure = error
+        return
+    if after is not None and switches_before is not None:
+        observed.switches = after - switches_before

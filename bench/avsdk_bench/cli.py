@@ -1,0 +1,167 @@
+"""The command ``bench``; everything heavy is imported inside it."""
+
+from __future__ import annotations
+
+import enum
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from avsdk import console
+from avsdk.console import JsonOption
+
+if TYPE_CHECKING:
+    from avsdk.errors import AvsdkError
+    from avsdk_bench.plan import CellPlan
+    from avsdk_bench.report import Report, Row
+    from avsdk_bench.rounds import Settings
+
+app = typer.Typer(help="Measure bundles.")
+
+
+class Scenario(enum.StrEnum):
+    """How requests arrive: ``single-stream`` sends the next when the last was answered."""
+
+    SINGLE_STREAM = "single-stream"
+
+
+@app.callback()
+def _group() -> None:
+    """Measure bundles."""
+
+
+@app.command()
+def bench(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles; one named twice is two cells.")],
+    axis: Annotated[
+        list[str] | None,
+        typer.Option("--axis", metavar="AXIS=SIZE,...", help="Sizes to run at; may be repeated.", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads per cell [default: the cores one may use]")
+    ] = None,
+    scenario: Annotated[Scenario, typer.Option("--scenario", help="How requests arrive.")] = Scenario.SINGLE_STREAM,
+    budget_s: Annotated[float, typer.Option("--budget-s", help="Seconds for the whole bench.")] = 60.0,
+    rounds: Annotated[int, typer.Option("--rounds", help="The least number of interleaved rounds, 5 or more.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the order of cells and of made-up inputs.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="R.json", help="Write the report, samples included.")
+    ] = None,
+    chart: Annotated[Path | None, typer.Option("--chart", metavar="C.png", help="Draw a chart, PNG or SVG.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, cold start, memory and size of bundles: one process per cell, in interleaved rounds."""
+    from avsdk_bench.bench import run_bench
+    from avsdk_bench.chart import check_chart, draw_chart
+    from avsdk_bench.rounds import Settings
+
+    settings = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
+    if chart is not None:
+        check_chart(chart)
+    plans = _plans(bundles, axis or [], threads, seed)
+    command = _command(bundles, axis or [], plans[0].threads, settings)
+    with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
+        report, errors = run_bench(plans, settings, command=command, progress=advance)
+    if out is not None:
+        report.write(out)
+    if chart is not None:
+        draw_chart(report, chart)
+    if as_json:
+        console.print_json(report.to_json())
+    else:
+        _print(report)
+    _explain(report, errors)
+    if code := _exit_code(report, errors):
+        raise typer.Exit(code)
+    console.next_step(_next_step(report))
+
+
+def _plans(bundles: list[Path], axis: list[str], threads: int | None, seed: int) -> list[CellPlan]:
+    from avsdk import host
+    from avsdk.bundle import open_bundle
+    from avsdk_bench.plan import plans_for, sizes_from_text
+
+    axes = [sizes_from_text(text) for text in axis]
+    count = threads or host.default_threads()
+    opened = [open_bundle(path) for path in bundles]
+    return [plan for path, bundle in zip(bundles, opened, strict=True)
+            for plan in plans_for(bundle, axes, count, seed=seed, name=str(path))]  # fmt: skip
+
+
+def _command(bundles: list[Path], axis: list[str], threads: int, settings: Settings) -> str:
+    """The line that does the same again."""
+    words = ["avsdk", "bench", *map(str, bundles)]
+    for text in axis:
+        words += ["--axis", text]
+    words += ["--threads", str(threads), "--budget-s", f"{settings.budget_s:g}", "--rounds", str(settings.rounds)]
+    return shlex.join([*words, "--seed", str(settings.seed)])
+
+
+def _print(report: Report) -> None:
+    columns = (
+        "bundle", "graph", "size", "engine:device", "precision", "p50 ms", "95 % interval", "p90", "p99", "per s",
+        "cold ms", "peak MB", "size MB", "",
+    )  # fmt: skip
+    console.table("Latency, single stream", columns, [_cells(row) for row in report.rows])
+    for item in report.comparisons:
+        row, reference = report.rows[item.row], report.rows[item.reference]
+        low, high = item.ratio_ci
+        console.show(
+            f"{row.label} takes {item.ratio:.3f} x the time of {Path(reference.bundle).name} "
+            f"[{low:.3f}, {high:.3f}]: {item.verdict}"
+        )
+
+
+def _cells(row: Row) -> list[object]:
+    from avsdk_bench.plan import sizes_text
+
+    ci = "{:.4g} .. {:.4g}".format(*row.p50_ci_ms) if row.p50_ci_ms else None
+    state = row.status if row.status != "measured" else "" if row.steady else "not steady"
+    return [
+        Path(row.bundle).name, row.graph, sizes_text(row.shapes), f"{row.engine}:{row.device}",
+        row.effective_precision or row.precision, _short(row.p50_ms), ci, _short(row.p90_ms), _short(row.p99_ms),
+        _short(row.throughput_per_s), _short(row.cold_start_ms), _short(row.peak_rss_mb), _short(row.size_mb), state,
+    ]  # fmt: skip
+
+
+def _short(value: float | None) -> str | None:
+    if value is None:
+        return None
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _explain(report: Report, errors: dict[int, AvsdkError]) -> None:
+    """Say what one must know to read the numbers: what failed, why it stopped, what disturbed it."""
+    for place, error in errors.items():
+        console.notice(f"{report.rows[place].label}: {error}")
+    method = report.method
+    if method.rounds:
+        reasons = {
+            "precision": "every 95 % interval is at most 1 % wide",
+            "budget": f"the budget of {method.budget_s:g} s is used",
+        }
+        why = reasons.get(method.stopped_by, f"{method.rounds} rounds are the most")
+        console.notice(f"stopped after {method.rounds} rounds, {method.elapsed_s:.1f} s: {why}")
+    if method.void_rounds_used:
+        console.notice("too few rounds were undisturbed, so the numbers hold the void ones: measure again in quiet")
+    for reason in report.noise.reasons:
+        console.notice(f"noise: {reason}")
+    if any(row.status == "measured" and not row.steady for row in report.rows):
+        console.notice("not steady: the budget ended before the medians of three windows agreed; raise --budget-s")
+
+
+def _exit_code(report: Report, errors: dict[int, AvsdkError]) -> int:
+    """The first failure's code. A device that is merely not here is no failure as long as something was measured."""
+    from avsdk.errors import NotAvailable
+
+    measured = any(row.status == "measured" for row in report.rows)
+    failures = [error for error in errors.values() if not (measured and type(error) is NotAvailable)]
+    return failures[0].exit_code if failures else 0
+
+
+def _next_step(report: Report) -> str:
+    """Run the fastest bundle."""
+    fastest = min((row for row in report.rows if row.p50_ms is not None), key=lambda row: row.p50_ms or 0.0)
+    return shlex.join(["avsdk", "run", fastest.bundle]) + " INPUT --out OUTPUT"

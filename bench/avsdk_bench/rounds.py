@@ -1,0 +1,224 @@
+"""Warm the cells up, then measure them in interleaved rounds of random order until the medians are sure or time is up.
+
+Everything that touches the world comes in as an argument (cells, calibration, clock), so that the rules can be tested
+on invented machines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avsdk.errors import AvsdkError, UsageError
+from avsdk_bench import statistics
+from avsdk_bench.calibration import drifted
+from avsdk_bench.statistics import Interval, PairedRatio
+
+Samples = NDArray[np.int64]
+
+LEAST_ROUNDS = 5
+MOST_ROUNDS = 100
+MOST_RUNS_PER_TURN = 500
+PRECISION = 0.01
+_WARM_UP_SHARE = 0.35
+_TURNS_PLANNED = 2  # a budget is cut into twice the least number of rounds, so that void ones can be repeated
+_LEAD_IN = 2
+_FIRST_LOOK = 3
+
+
+class Runnable(Protocol):
+    """What a round asks of a cell."""
+
+    def run(self, n: int, lead_in: int = 0) -> Samples:
+        """``n`` durations in ns, after ``lead_in`` runs that are not recorded."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``rounds`` is the least number of rounds; they are made even when that takes longer than ``budget_s``."""
+
+    budget_s: float = 60.0
+    rounds: int = LEAST_ROUNDS
+    seed: int = 0
+    window_runs: int = statistics.WINDOW_RUNS
+    window_s: float = statistics.WINDOW_S
+
+    def __post_init__(self) -> None:
+        if not self.budget_s > 0:
+            raise UsageError(f"a budget of {self.budget_s:g} s", expected="more than 0 s")
+        if not LEAST_ROUNDS <= self.rounds <= MOST_ROUNDS:
+            raise UsageError(f"{self.rounds} rounds", expected=f"{LEAST_ROUNDS} to {MOST_ROUNDS}")
+
+
+@dataclass(frozen=True)
+class WarmedUp:
+    """The warm-up of a cell: all its durations in ns, where the steady part began, whether one was seen."""
+
+    samples: Samples
+    dropped: int
+    steady: bool
+
+    @property
+    def typical_s(self) -> float:
+        """The median of the steady part, in s."""
+        return float(np.median(self.samples[self.dropped :])) / 1e9
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: cells in the order they ran, their durations in ns, the calibration before and after it in ms."""
+
+    order: tuple[int, ...]
+    samples: Mapping[int, Samples]
+    calibration_ms: tuple[float, float]
+    void: bool
+
+
+@dataclass
+class Measurement:
+    """Everything that was measured. ``stopped_by``: ``precision``, ``budget`` or ``rounds`` (the most there are)."""
+
+    least_rounds: int
+    seed: int
+    rounds: list[Round] = field(default_factory=list)
+    warm_ups: dict[int, WarmedUp] = field(default_factory=dict)
+    failures: dict[int, AvsdkError] = field(default_factory=dict)
+    stopped_by: str = ""
+    elapsed_s: float = 0.0
+
+    @property
+    def void_rounds(self) -> int:
+        """Rounds across which the calibration drifted."""
+        return sum(item.void for item in self.rounds)
+
+    @property
+    def enough_valid(self) -> bool:
+        """Whether the valid rounds suffice by themselves."""
+        return len(self.rounds) - self.void_rounds >= self.least_rounds
+
+    @property
+    def used(self) -> list[Round]:
+        """The valid rounds; all of them where too few are valid, which no row then calls steady."""
+        return [item for item in self.rounds if not item.void] if self.enough_valid else self.rounds
+
+    def medians_ms(self, cell: int) -> list[float]:
+        """The median of each used round of a cell, in ms."""
+        return [float(np.median(item.samples[cell])) / 1e6 for item in self.used if cell in item.samples]
+
+    def interval_ms(self, cell: int) -> Interval | None:
+        """The median over rounds of a cell with its 95 % interval, in ms."""
+        return statistics.median_interval(self.medians_ms(cell), seed=self.seed)
+
+    def ratio(self, first: int, second: int) -> PairedRatio | None:
+        """The paired ratio of two cells over the used rounds in which both ran; below 1 the first is faster."""
+        both = [item.samples for item in self.used if first in item.samples and second in item.samples]
+        if len(both) < 2:
+            return None
+        medians = [(np.median(item[first]), np.median(item[second])) for item in both]
+        return statistics.paired_ratio([a for a, _ in medians], [b for _, b in medians], seed=self.seed)
+
+
+def measure(
+    cells: Mapping[int, Runnable],
+    settings: Settings,
+    calibrate: Callable[[], float],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    started: float | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Measurement:
+    """Measure opened cells. A cell that fails is left out of what follows; its error stands under ``failures``.
+
+    The budget counts from ``started``, so that opening the cells is part of it. ``progress`` gets 1 after each round.
+    """
+    began = clock() if started is None else started
+    deadline = began + settings.budget_s
+    result = Measurement(least_rounds=settings.rounds, seed=settings.seed)
+    random = np.random.default_rng(settings.seed)
+    warm_until = clock() + _WARM_UP_SHARE * max(0.0, deadline - clock())
+    for place, (key, cell) in enumerate(cells.items()):
+        share = max(0.0, warm_until - clock()) / (len(cells) - place)
+        _guarded(result, key, partial(_warm, result, key, cell, settings, clock, share))
+    alive = {key: cell for key, cell in cells.items() if key not in result.failures}
+    turns = _turn_sizes(result.warm_ups, alive, settings, deadline - clock())
+    before = calibrate() if alive else 0.0
+    while alive and not result.stopped_by:
+        start = clock()
+        order = tuple(int(key) for key in random.permutation(list(alive)))
+        samples = _one_round(result, alive, order, turns)
+        after = calibrate()
+        result.rounds.append(Round(order, samples, (before, after), void=drifted(before, after)))
+        before = after
+        alive = {key: cell for key, cell in alive.items() if key not in result.failures}
+        progress(1)
+        result.stopped_by = _stop_reason(result, alive, settings, over=clock() + (clock() - start) > deadline)
+    result.elapsed_s = clock() - began
+    return result
+
+
+def _warm(
+    result: Measurement, key: int, cell: Runnable, settings: Settings, clock: Callable[[], float], share_s: float
+) -> None:
+    """Run windows until the change-point rule sees a steady part or the cell's share of the warm-up time is used."""
+    until = clock() + share_s
+    series = cell.run(_FIRST_LOOK)
+    found = statistics.WarmUp(dropped=0, steady=False)
+    while not found.steady and clock() < until:
+        typical_s = max(1e-7, float(np.median(series[-settings.window_runs :])) / 1e9)
+        wanted = max(settings.window_runs, int(settings.window_s / typical_s) + 1)
+        affordable = max(1, int((until - clock()) / typical_s))
+        series = np.concatenate([series, cell.run(min(wanted, affordable))])
+        found = statistics.warm_up(series / 1e9, settings.window_runs, settings.window_s)
+    result.warm_ups[key] = WarmedUp(series, found.dropped, found.steady)
+
+
+def _turn_sizes(
+    warm_ups: Mapping[int, WarmedUp], alive: Mapping[int, Runnable], settings: Settings, left_s: float
+) -> dict[int, tuple[int, int]]:
+    """Runs and lead-in per turn of each cell: equal time for each, so that a slow one does not starve the others."""
+    slot_s = max(0.0, left_s) / (_TURNS_PLANNED * settings.rounds * max(1, len(alive)))
+    sizes = {}
+    for key in alive:
+        runs = min(MOST_RUNS_PER_TURN + _LEAD_IN, int(slot_s / max(1e-7, warm_ups[key].typical_s)))
+        lead_in = _LEAD_IN if runs > 2 * _LEAD_IN else 0
+        sizes[key] = (max(1, runs - lead_in), lead_in)
+    return sizes
+
+
+def _one_round(
+    result: Measurement, cells: Mapping[int, Runnable], order: Sequence[int], turns: Mapping[int, tuple[int, int]]
+) -> dict[int, Samples]:
+    samples: dict[int, Samples] = {}
+
+    def turn(key: int) -> None:
+        runs, lead_in = turns[key]
+        samples[key] = cells[key].run(runs, lead_in)
+
+    for key in order:
+        _guarded(result, key, partial(turn, key))
+    return samples
+
+
+def _stop_reason(result: Measurement, alive: Mapping[int, Runnable], settings: Settings, *, over: bool) -> str:
+    if result.enough_valid and all(_sure(result.interval_ms(key)) for key in alive):
+        return "precision"
+    if over and len(result.rounds) >= settings.rounds:
+        return "budget"
+    return "rounds" if len(result.rounds) >= MOST_ROUNDS else ""
+
+
+def _sure(interval: Interval | None) -> bool:
+    return interval is not None and interval.relative_width <= PRECISION
+
+
+def _guarded(result: Measurement, key: int, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except AvsdkError as error:
+        result.failures[key] = error

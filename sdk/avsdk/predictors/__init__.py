@@ -1,0 +1,1 @@
+"""One predictor per family, and the generic ones."""

@@ -1,0 +1,278 @@
+"""Predictors for models that belong to no family: tensors in, tensors out; a picture in, a picture or tensors out."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avsdk import media
+from avsdk.errors import BundleRefused, SizeNotBuilt, UnusableInput
+from avsdk.files import atomic_file
+from avsdk.ops import Trace, image_pipelines
+from avsdk.ops.video import repeated_to
+from avsdk.predictor import Predictor, Progress
+from avsdk.session import Array, LoadedGraph
+from avsdk.spec import ModelSpec
+
+_MAX_ARRAY_BYTES = 1 << 30
+
+
+class TensorPredictor(Predictor):
+    """An .npz of named inputs in, an .npz of named outputs out.
+
+    With several graphs the names are ``<graph>.<tensor>``, and each graph whose inputs are all there is run.
+    """
+
+    suffixes = (".npz",)
+
+    def __call__(self, media: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graphs on named arrays."""
+        with self.watch.stage("preprocess"):
+            feeds = {name: self._fed(name, loaded, media) for name, loaded in self.graphs.items()}
+        complete = {name: found for name, found in feeds.items() if len(found) == len(self.graphs[name].graph.inputs)}
+        if not complete:
+            raise UnusableInput(f"the input holds {sorted(media)}", expected=f"the arrays {', '.join(self._input_names())}")
+        answers = {}
+        for name, found in complete.items():
+            answers.update({self._name(name, key): array for key, array in self.infer(name, found).items()})
+        return answers
+
+    def output_name(self, source: Path) -> str:
+        """The same name: an .npz for an .npz."""
+        return source.with_suffix(".npz").name
+
+    def _run_file(self, source: Path, out: Path, progress: Progress | None) -> int:
+        del progress
+        media.check_suffix(out, (".npz",), "arrays")
+        write_arrays(out, self(read_arrays(source)))
+        return 1
+
+    def _name(self, graph: str, tensor: str) -> str:
+        return tensor if len(self.graphs) == 1 else f"{graph}.{tensor}"
+
+    def _input_names(self) -> list[str]:
+        return [self._name(name, item.name) for name, loaded in self.graphs.items() for item in loaded.graph.inputs]
+
+    def _fed(self, name: str, loaded: LoadedGraph, given: Mapping[str, Array]) -> dict[str, Array]:
+        wanted = {item.name: self._name(name, item.name) for item in loaded.graph.inputs}
+        return {tensor: np.asarray(given[key]) for tensor, key in wanted.items() if key in given}
+
+
+class ImagePredictor(Predictor):
+    """A picture in; a picture out where the postprocessing ends in one, else an .npz of the graph's outputs."""
+
+    known_settings = {
+        "fit": "'refuse' (default) or 'resize': scale a picture of another size to the nearest built one, and back",
+        "batch": "frames of a video that run at once; the default keeps a batch at about a million pixels",
+        "max_megapixels": "the largest picture that is decoded (default 64)",
+    }
+    suffixes = media.PHOTO_SUFFIXES + (".gif",)
+
+    def __init__(
+        self, spec: ModelSpec, graphs: Mapping[str, LoadedGraph], assets: Path, settings: Mapping[str, str]
+    ) -> None:
+        super().__init__(spec, graphs, assets, settings)
+        self._before, self._after = image_pipelines(spec.preprocess, spec.postprocess)
+        if len(spec.graphs) != 1 or len(spec.graphs[0].inputs) != 1 or len(spec.graphs[0].inputs[0].shape) != 4:
+            raise BundleRefused(
+                f"{spec.model} has {[len(graph.inputs) for graph in spec.graphs]} inputs in its graphs",
+                expected="one graph with one input (batch, channel, height, width)",
+            )
+        self._graph = spec.graphs[0]
+        self._input = self._graph.inputs[0]
+        self._loaded = graphs[self._graph.name]
+        self._resizes = self.chosen_setting("fit", ("refuse", "resize")) == "resize"
+        self._batch = self.whole_setting("batch", 0, least=0)
+        self._max_pixels = self.whole_setting("max_megapixels", media.MAX_PIXELS // 1_000_000) * 1_000_000
+
+    def __call__(self, media: Array) -> Any:
+        """A picture (height, width, 3) or frames (count, height, width, 3), uint8 RGB; the answer in the same form.
+
+        Raises ``SizeNotBuilt`` for a size that the graph does not take, unless the setting ``fit`` is ``resize``.
+        """
+        shown, trace = self._fitted(media), Trace()
+        with self.watch.stage("preprocess"):
+            tensor = self._before(shown, trace)
+        outputs = self._inferred(tensor)
+        if not self.spec.postprocess:
+            return outputs
+        with self.watch.stage("postprocess"):
+            answer = self._after(outputs[self._graph.outputs[0].name], trace)
+            return self._unfitted(answer, media)
+
+    def accepts(self, media: Array) -> bool:
+        """Whether a picture of this size runs without being resized."""
+        return self._admits(media.shape[-3], media.shape[-2])
+
+    def output_name(self, source: Path) -> str:
+        """The name of the source, as a PNG where its own format cannot be written; .npz where no picture comes out."""
+        if not self.spec.postprocess:
+            return source.with_suffix(".npz").name
+        return source.name if source.suffix.lower() in media.PHOTO_SUFFIXES else source.with_suffix(".png").name
+
+    def close(self) -> None:
+        """Free the runtimes' memory and end the decoder."""
+        super().close()
+        if "decoder" in self.__dict__:
+            self.decoder.close()
+
+    @cached_property
+    def decoder(self) -> media.Decoder:
+        """The child process that reads media."""
+        return media.Decoder(self._max_pixels)
+
+    def _run_file(self, source: Path, out: Path, progress: Progress | None) -> int:
+        del progress
+        pictures_come_out = bool(self.spec.postprocess)
+        media.check_suffix(out, media.PHOTO_SUFFIXES if pictures_come_out else (".npz",), "this answer")
+        answer = self(self.decoder.image(source))
+        if pictures_come_out:
+            media.write_image(out, answer)
+        else:
+            write_arrays(out, answer)
+        return 1
+
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    def _inferred(self, tensor: Array) -> dict[str, Array]:
+        """Run all of ``tensor``'s batch, in the batches that the artifact takes."""
+        count = self._batch_for(tensor)
+        parts = [self._inferred_at(tensor[start : start + count], count) for start in range(0, len(tensor), count)]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _inferred_at(self, tensor: Array, count: int) -> dict[str, Array]:
+        fixed = isinstance(self._input.shape[0], int) or bool(self._loaded.built_sizes)
+        feed = repeated_to(tensor, count) if fixed else tensor
+        outputs = self.infer(self._graph.name, {self._input.name: np.ascontiguousarray(feed)})
+        return {name: array[: len(tensor)] for name, array in outputs.items()}
+
+    def _batch_for(self, tensor: Array) -> int:
+        """The batch of the artifact where it is fixed: the largest that fills; else all, up to what the axis admits."""
+        axis = self._input.shape[0]
+        if isinstance(axis, int):
+            return axis
+        sizes = self._graph.sizes_of({self._input.name: (1, *tensor.shape[1:])})
+        built = [size[axis] for size in self._loaded.built_sizes if {**size, axis: 1} == {**sizes, axis: 1}]
+        if built:
+            return max((size for size in built if size <= len(tensor)), default=min(built))
+        return 1 if self._loaded.built_sizes else min(len(tensor), self._graph.axes[axis].max)
+
+    # -- sizes ---------------------------------------------------------------------------------------------------------
+
+    def _fitted(self, image: Array) -> Array:
+        """The picture itself where its size can run; resized to the nearest size that can where that was asked for."""
+        height, width = image.shape[-3], image.shape[-2]
+        if self._admits(height, width):
+            return image
+        if not self._resizes:
+            self._refuse(height, width)
+        to_height, to_width = self._nearest(height, width)
+        self.notices.append(f"resized from {width}x{height} to {to_width}x{to_height} and back, as --set fit=resize asks")
+        with self.watch.stage("preprocess"):
+            return media.resized(image, to_height, to_width)
+
+    def _unfitted(self, answer: Array, image: Array) -> Array:
+        """The answer at the size of the picture that came in, where the answer is one."""
+        came, went = image.shape[-3:-1], answer.shape[-3:-1]
+        is_picture = answer.dtype == np.uint8 and answer.ndim in (3, 4) and answer.shape[-1] == 3
+        return media.resized(answer, *came) if is_picture and came != went and not self._admits(*came) else answer
+
+    def _tensor_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the graph's input for a picture of that size."""
+        probe = np.broadcast_to(np.zeros((1, 1, 1), np.uint8), (height, width, 3))
+        shape = self._before(probe, Trace()).shape
+        return shape[-2], shape[-1]
+
+    def _admits(self, height: int, width: int) -> bool:
+        limits = [self._limits(axis) for axis in self._input.shape[-2:]]
+        if not all(low <= size <= high for size, (low, high) in zip((height, width), limits)):
+            padded = [-(-size // step) * step for size, step in zip((height, width), self._steps())]
+            if not all(low <= size <= high for size, (low, high) in zip(padded, limits)):
+                return False
+        return not self._fixed_sizes() or self._tensor_size(height, width) in self._fixed_sizes()
+
+    def _limits(self, axis: int | str) -> tuple[int, int]:
+        if isinstance(axis, int):
+            return axis, axis
+        return self._graph.axes[axis].min, self._graph.axes[axis].max
+
+    def _steps(self) -> tuple[int, int]:
+        down, across = (
+            1 if isinstance(axis, int) else self._graph.axes[axis].multiple_of for axis in self._input.shape[-2:]
+        )
+        return down, across
+
+    def _fixed_sizes(self) -> set[tuple[int, int]]:
+        """The (height, width) that the artifacts were built at; empty where they are dynamic."""
+        down, across = self._input.shape[-2:]
+        sizes = self._loaded.built_sizes or (({},) if isinstance(down, int) and isinstance(across, int) else ())
+        return {
+            (down if isinstance(down, int) else size[down], across if isinstance(across, int) else size[across])
+            for size in sizes
+        }
+
+    def _nearest(self, height: int, width: int) -> tuple[int, int]:
+        """The built size of the closest aspect and area; with dynamic axes the same aspect, brought within their range."""
+        fixed = self._fixed_sizes()
+        if fixed:
+            return min(fixed, key=lambda size: _distance(size, (height, width)))
+        (low, high), (left, right) = (self._limits(axis) for axis in self._input.shape[-2:])
+        scale = max(low / height, left / width, min(1.0, high / height, right / width))
+        return tuple(  # type: ignore[return-value]
+            min(max(round(size * scale), least), most)
+            for size, (least, most) in zip((height, width), ((low, high), (left, right)))
+        )
+
+    def _refuse(self, height: int, width: int) -> None:
+        """Raise ``SizeNotBuilt`` for a picture of that size, with the line that would build it where there is one."""
+        fixed = self._fixed_sizes()
+        (low, high), (left, right) = (self._limits(axis) for axis in self._input.shape[-2:])
+        resize = "--set fit=resize scales the picture and the answer"
+        if fixed and low <= height <= high and left <= width <= right:
+            down, across = self._tensor_size(height, width)
+            built = "; ".join(f"{wide}x{tall}" for tall, wide in sorted(fixed))
+            raise SizeNotBuilt(
+                f"a picture of {width}x{height} pixels needs {across}x{down}, which was not built",
+                expected=f"one of the built sizes: {built}",
+                fix=f"{self.rebuild} --axis height={down},width={across} builds it; {resize}",
+            )
+        raise SizeNotBuilt(
+            f"the picture has {width}x{height} pixels",
+            expected=f"a width of {left}..{right} and a height of {low}..{high} pixels",
+            fix=f"scale it first, or {resize}",
+        )
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz that holds no pickles and unpacks to at most 1 GiB; else ``UnusableInput``."""
+    expected = "an .npz of plain arrays"
+    if not path.is_file() or not path.stat().st_size:
+        raise UnusableInput(f"{path} {'is empty (0 bytes)' if path.is_file() else 'is no file'}", expected=expected)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > _MAX_ARRAY_BYTES:
+            raise UnusableInput(f"{path} unpacks to {unpacked} bytes", expected=f"at most {_MAX_ARRAY_BYTES}")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise UnusableInput(f"{path} cannot be read: {error}", expected=expected, fix="write it with numpy.savez") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """An .npz of the arrays, whole or not at all."""
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _distance(size: tuple[int, int], wanted: tuple[int, int]) -> float:
+    """How far two sizes lie apart in aspect and in area, each as a ratio."""
+    (height, width), (tall, wide) = size, wanted
+    aspect = abs(np.log(width / height) - np.log(wide / tall))
+    area = abs(np.log(width * height) - np.log(wide * tall))
+    return float(aspect + area / 2)

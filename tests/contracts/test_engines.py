@@ -1,0 +1,173 @@
+"""One suite over every engine: what each compiler and session owes, whoever wrote it.
+
+A pair that cannot compile or run here is skipped with the reason that ``avsdk doctor`` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avsdk import plugins
+from avsdk.bundle import Bundle
+from avsdk.errors import AvsdkError, NotAvailable, SizeNotBuilt, UsageError
+from avsdk.session import LoadedGraph, Session
+from avsdk_targets.build import Exporter, ExportOptions
+from avsdk_targets.compiler import Compiler
+from avsdk_targets.doctor import diagnose
+from avsdk_targets.target import resolve
+
+MODEL = "tiny_model:network"
+CASES = [(item.target, precision) for item in diagnose() for precision in item.precisions]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[f"{target}-{precision}" for target, precision in CASES])
+def bundle(request: pytest.FixtureRequest, home: Path) -> Bundle:
+    """The tiny model, exported for one target at one precision."""
+    target, precision = request.param
+    candidate = resolve(target).candidates[0]
+    compiler: Compiler = plugins.load("compilers", candidate.engine)()
+    verdict = compiler.check(candidate.device, candidate.arch, precision)
+    if not verdict.ok:
+        pytest.skip(f"cannot compile: {verdict.reason} ({verdict.fix})")
+    try:
+        with Exporter(MODEL, ExportOptions(home, precision), lambda text: None) as exporter:
+            return exporter.export(resolve(target)).bundle
+    except AvsdkError as error:
+        if precision == "bf16" and error.exit_code == 4:
+            pytest.skip(f"this processor has no bf16: {error.failed}")
+        raise
+
+
+@pytest.fixture
+def graph(bundle: Bundle) -> Iterator[LoadedGraph]:
+    """The bundle's only graph, where its engine can run here."""
+    artifact = bundle.manifest.artifacts[0]
+    session: type[Session] = plugins.load("engines", artifact.engine)
+    state = session.availability(artifact.device)
+    if not state.ok:
+        pytest.skip(f"cannot run: {state.reason} ({state.fix})")
+    loaded = bundle.load_graphs(1)["tiny"]
+    yield loaded
+    loaded.close()
+
+
+def feeds(graph: LoadedGraph, seed: int = 0) -> dict[str, np.ndarray]:
+    sizes = graph.built_sizes[0] if graph.built_sizes else graph.graph.default_sizes()
+    generator = np.random.default_rng(seed)
+    return {
+        tensor.name: generator.uniform(0, 255, tensor.sized(sizes)).astype(tensor.dtype)
+        for tensor in graph.graph.inputs
+    }
+
+
+def test_the_bundle_names_what_it_is(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    assert manifest.parity.verdict in {"pass", "not_run"}
+    assert manifest.parity.reason or manifest.parity.verdict == "pass"
+    assert manifest.built_with
+    assert all(item.engine == manifest.engine for item in manifest.artifacts)
+    assert "model/tiny.onnx" in manifest.files
+    assert not any(name.endswith(".pt2") for name in manifest.files), "a program with pickled parts never ships"
+
+
+def test_parity_was_measured_where_the_engine_runs(bundle: Bundle, graph: LoadedGraph) -> None:
+    parity = bundle.manifest.parity
+    assert (parity.verdict, parity.executed_on) == ("pass", "device")
+    assert parity.samples >= 1
+    assert parity.outputs[0].snr_db >= 30
+
+
+def test_runs_again_with_the_same_numbers_in_fresh_arrays(graph: LoadedGraph) -> None:
+    first = graph.run(feeds(graph))["answer"]
+    kept = first.copy()
+    other = graph.run(feeds(graph, seed=1))["answer"]
+    again = graph.run(feeds(graph))["answer"]
+    assert np.array_equal(first, kept), "the runtime reused the buffer of an answer already given"
+    assert np.allclose(again, kept, rtol=1e-5, atol=1e-3)
+    assert not np.allclose(other, kept)
+
+
+def test_effective_precision_is_read_back_and_as_asked(bundle: Bundle, graph: LoadedGraph) -> None:
+    execution = graph.open_sessions()[0].execution()
+    asked = bundle.manifest.precision
+    assert execution.effective_precision.startswith("fp32" if asked == "fp16w" else asked)
+    assert ("fp16 weights" in execution.effective_precision) == (asked == "fp16w")
+    assert sum(execution.precision_shares.values()) == pytest.approx(1.0)
+    assert sum(execution.placement.values()) == pytest.approx(1.0)
+
+
+def test_refuses_wrong_names_types_and_ranks(graph: LoadedGraph) -> None:
+    session = graph.open_sessions()[0]
+    right = feeds(graph)
+    with pytest.raises(UsageError, match="was fed"):
+        session.run({"picture": right["image"]})
+    with pytest.raises(UsageError, match="float64"):
+        session.run({"image": right["image"].astype(np.float64)})
+    with pytest.raises(SizeNotBuilt, match="4 axes"):
+        session.run({"image": right["image"][0]})
+
+
+def test_refuses_a_size_it_was_not_built_for(graph: LoadedGraph) -> None:
+    other = np.zeros((1, 3, 64, 64), np.float32)
+    if graph.built_sizes:
+        with pytest.raises(SizeNotBuilt, match="--axis height=64,width=64"):
+            graph.run({"image": other})
+        with pytest.raises(SizeNotBuilt, match="was built at"):
+            graph.open_sessions()[0].run({"image": other})
+    else:
+        assert graph.run({"image": other})["answer"].shape == other.shape
+    with pytest.raises(SizeNotBuilt, match="multiple of 4"):
+        graph.run({"image": np.zeros((1, 3, 64, 66), np.float32)})
+
+
+def test_closing_twice_is_fine(graph: LoadedGraph) -> None:
+    session = graph.open_sessions()[0]
+    session.close()
+    session.close()
+
+
+@pytest.mark.parametrize("name", plugins.list_names("engines"))
+def test_an_unknown_device_is_no_exception_but_a_reason(name: str) -> None:
+    session: type[Session] = plugins.load("engines", name)
+    state = session.availability("toaster")
+    assert session.engine == name
+    assert not state.ok
+    assert state.reason
+    assert state.fix
+
+
+@pytest.mark.parametrize("name", plugins.list_names("engines"))
+def test_opening_on_an_absent_device_is_typed(name: str, bundle: Bundle) -> None:
+    session: type[Session] = plugins.load("engines", name)
+    artifact = bundle.manifest.artifacts[0].__class__("tiny", name, "toaster", "fp32", ("model/tiny.onnx",))
+    with pytest.raises(NotAvailable) as caught:
+        session.open(bundle.path, artifact, bundle.manifest.spec.graphs[0], 1)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("name", plugins.list_names("compilers"))
+def test_every_compiler_has_its_session_and_its_limits(name: str) -> None:
+    compiler: Compiler = plugins.load("compilers", name)()
+    assert compiler.engine == name
+    assert name in plugins.list_names("engines")
+    assert compiler.onnx_limits.ir <= 13, "ONNX Runtime, the reference, reads no newer IR"
+    refusal = compiler.refusal("cpu", "host", "fp1")
+    assert "fp1" in refusal
+
+
+@pytest.mark.parametrize("name", plugins.list_names("compilers"))
+def test_check_gives_a_reason_and_a_fix(name: str) -> None:
+    compiler: Compiler = plugins.load("compilers", name)()
+    verdict = compiler.check("cpu", "host", "fp1")
+    assert not verdict.ok
+    assert verdict.reason
+    assert verdict.fix
