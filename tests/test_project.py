@@ -60,7 +60,18 @@ def test_the_public_api_loads_numpy_and_the_standard_library_only(statement: str
 
 
 def test_the_command_line_loads_no_runtime_before_a_command_needs_it() -> None:
-    heavy = {"torch", "onnx", "onnxruntime", "openvino", "cv2", "av", "soundfile", "sklearn", "matplotlib", "tensorrt_rtx"}
+    heavy = {
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "cv2",
+        "av",
+        "soundfile",
+        "sklearn",
+        "matplotlib",
+        "tensorrt_rtx",
+    }
     assert not foreign_modules_after("import avsdk.cli") & heavy
 
 
@@ -98,6 +109,7 @@ def test_every_module_of_the_device_half_can_be_imported_by_python_3_9() -> None
         from unittest.mock import MagicMock
         for name in {sorted(_third_party_modules())!r}:
             sys.modules[name] = MagicMock()
+        sys.modules["typer"].BadParameter = OverflowError  # the command line asks for the second ancestor of this one
         failed = {{}}
         for name in {modules!r}:
             try:
@@ -154,7 +166,9 @@ def test_the_constraints_pin_what_make_installs_within_the_bounds() -> None:
 def test_one_version_everywhere() -> None:
     version = PROJECT["project"]["version"]
     assert avsdk.__version__ == version
-    assert re.search(rf"^## \[{re.escape(version)}\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.search(
+        rf"^## \[{re.escape(version)}\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
 
 
 ENTRY_POINTS = [
@@ -192,7 +206,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
 
 
 def test_the_wheel_holds_every_file_of_the_five_packages_and_nothing_else(wheel: zipfile.Path) -> None:
-    shipped = {name for name in wheel.root.namelist() if ".dist-info/" not in name}
+    shipped = {name for name in wheel.root.namelist() if ".dist-info/" not in name and not name.endswith("/")}
     own = {
         str(path.relative_to(package.parent))
         for package in PACKAGES

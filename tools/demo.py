@@ -76,9 +76,7 @@ def main(folder: Path) -> None:
     """Photograph, exports, pictures, table, chart."""
     photo = copied_photograph(folder)
     print(f"{photo}: a photograph that scikit-learn ships")
-    bundles = exported(
-        answer_of("export", MODEL, "--target", TARGETS, "--axis", SIZE, "--out", folder / "bundles")
-    )
+    bundles = exported(answer_of("export", MODEL, "--target", TARGETS, "--axis", SIZE, "--out", folder / "bundles"))
     # Not every processor computes in bf16; where this one does not, the line that says so is the answer.
     bf16 = ("export", MODEL, "--target", "openvino", "--precision", "bf16", "--out", folder / "bundles")
     bundles += exported(answer_of(*bf16, may_fail=True))

@@ -80,6 +80,7 @@ def _opened(cell: Cell, observed: Observed) -> bool:
 def _finish(cell: Cell, observed: Observed, switches_before: int | None) -> None:
     try:
         observed.memory = cell.memory()
+        observed.stages = cell.stages()
         after = cell.involuntary_switches()
     except AvsdkError as error:
         observed.failure = error

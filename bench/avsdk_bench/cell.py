@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _ENTERED_NS = time.perf_counter_ns()  # before numpy is imported: the start of the import phase
 
@@ -26,6 +26,9 @@ from avsdk.errors import NotAvailable, UsageError  # noqa: E402
 from avsdk.schema import encode  # noqa: E402
 from avsdk.session import Array, Execution, LoadedGraph  # noqa: E402
 from avsdk.spec import GraphSpec, Sizes  # noqa: E402
+
+if TYPE_CHECKING:
+    from avsdk.predictor import Predictor
 
 PIPELINE = "pipeline"
 _PICTURE_OP = "image_rgb"
@@ -62,6 +65,30 @@ class Prepared:
     executions: Callable[[], Mapping[str, Execution]]
     close: Callable[[], None]
     source: str
+    stages: StageTimes | None = None
+
+
+class StageTimes:
+    """Runs a predictor and tells how its time divides over the stages."""
+
+    def __init__(self, predictor: Predictor, media: Array) -> None:
+        self._predictor = predictor
+        self._media = media
+        self._runs = 0
+
+    def run(self) -> object:
+        """One pass over the media."""
+        self._runs += 1
+        return self._predictor(self._media)
+
+    def restart(self) -> None:
+        """Forget the runs so far: the first one is no guide to the others."""
+        self._predictor.watch = type(self._predictor.watch)()
+        self._runs = 0
+
+    def mean_ms(self) -> dict[str, float]:
+        """The mean time of each stage since the restart."""
+        return self._predictor.watch.mean_ms(self._runs)
 
 
 class CellWorker:
@@ -73,6 +100,8 @@ class CellWorker:
         self._memory = {"load": _memory()}
         with cold.phase("first_output_ms"):
             self._prepared.run()
+        if self._prepared.stages is not None:
+            self._prepared.stages.restart()
         self._memory["first_run"] = _memory()
         self._cold = cold.phases
 
@@ -105,6 +134,10 @@ class CellWorker:
         """MB at load, after the first run and now, and the peak so far; sums over this process and what it started."""
         now = _memory()
         return {**self._memory, "steady": now, "peak_rss_mb": now["peak_rss_mb"]}
+
+    def stages(self) -> dict[str, float] | None:
+        """Mean ms per stage of a pipeline, over all runs but the first; None for a graph."""
+        return self._prepared.stages.mean_ms() if self._prepared.stages is not None else None
 
     def pids(self) -> list[int]:
         """This process and what it started."""
@@ -150,7 +183,8 @@ def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns
         def executions() -> Mapping[str, Execution]:
             return {name: each.open_sessions()[0].execution() for name, each in predictor.graphs.items()}
 
-        return Prepared(lambda: predictor(media), executions, predictor.close, source)
+        stages = StageTimes(predictor, media)
+        return Prepared(stages.run, executions, predictor.close, source, stages)
 
     return CellWorker(spawned_ns, prepare)
 

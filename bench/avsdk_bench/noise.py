@@ -53,7 +53,7 @@ class Noise:
 
 def snapshot(root: Path = Path("/")) -> Snapshot:
     """Read the counters beneath ``root``, the root of the file system."""
-    ticks = _processor_ticks(root / "proc/stat")
+    ticks = _cpu_ticks(root / "proc/stat")
     throttles = [_number(file) for file in (root / "sys/devices/system/cpu").glob("cpu*/thermal_throttle/*_count")]
     return Snapshot(
         steal_ticks=ticks[7] if ticks and len(ticks) > 7 else None,
@@ -129,7 +129,7 @@ def _reasons(
         yield f"{void} of {rounds} rounds were void: the calibration drifted by more than 5 %"
 
 
-def _processor_ticks(path: Path) -> list[int]:
+def _cpu_ticks(path: Path) -> list[int]:
     first = _read(path).partition("\n")[0].split()
     return [int(field) for field in first[1:]] if first[:1] == ["cpu"] else []
 

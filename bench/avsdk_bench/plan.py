@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsdk.bundle import Bundle
-from avsdk.errors import UsageError
+from avsdk.errors import UnknownName, UsageError
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec, Sizes
 from avsdk.worker import Worker
@@ -100,6 +100,11 @@ class Cell:
     def memory(self) -> Mapping[str, Any]:
         """MB of the cell's processes by stage, and their peak."""
         found: Mapping[str, Any] = self._ask("memory")
+        return found
+
+    def stages(self) -> Mapping[str, float] | None:
+        """Mean ms per stage of a pipeline; None for a graph."""
+        found: Mapping[str, float] | None = self._ask("stages")
         return found
 
     def involuntary_switches(self) -> int | None:
@@ -206,10 +211,7 @@ def _check_axes(graphs: Sequence[GraphSpec], axes: Sequence[Sizes]) -> None:
     known = {axis for graph in graphs for axis in graph.axes}
     for sizes in axes:
         if unknown := sorted(set(sizes) - known):
-            raise UsageError(
-                f"no graph has a dynamic axis {unknown[0]!r}",
-                expected=f"one of: {', '.join(sorted(known))}" if known else "no --axis: all sizes are fixed",
-            )
+            raise UnknownName.among("axis", unknown[0], known, fix="leave --axis out: all sizes are fixed")
 
 
 def _cell_sizes(bundle: Bundle, graph: GraphSpec, axes: Sequence[Sizes]) -> list[dict[str, int]]:

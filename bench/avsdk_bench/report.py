@@ -58,6 +58,7 @@ class Row:
     cold_start: Mapping[str, float] | None = None
     peak_rss_mb: float | None = None
     memory: Mapping[str, Any] | None = None
+    stages_ms: Mapping[str, float] | None = None
     steady: bool = False
     warm_up_runs: int = 0
     involuntary_switches: int | None = None
@@ -133,6 +134,7 @@ class Observed:
     cold: ColdStartFacts | None = None
     execution: Mapping[str, Mapping[str, Any]] | None = None
     memory: Mapping[str, Any] | None = None
+    stages: Mapping[str, float] | None = None
     switches: int | None = None
     failure: AvsdkError | None = None
 
@@ -155,6 +157,7 @@ def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell:
         **_latencies(plan, measurement, cell),
         status="measured",
         memory=observed.memory,
+        stages_ms={name: round(value, 4) for name, value in observed.stages.items()} if observed.stages else None,
         peak_rss_mb=memory.get("peak_rss_mb"),
         involuntary_switches=observed.switches,
     )

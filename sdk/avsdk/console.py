@@ -1,7 +1,7 @@
 """What commands print: results on stdout, everything else on stderr; one JSON document on stdout with ``--json``.
 
-A command takes ``as_json: JsonOption = False`` and simply raises: ``avsdk.cli.main`` writes the error, as text on stderr
-or, with ``--json``, as a document on stdout.
+A command takes ``as_json: JsonOption = False`` and simply raises: ``avsdk.cli.main`` writes the error, as text on
+stderr or, with ``--json``, as a document on stdout.
 
     @app.command()
     def devices(as_json: JsonOption = False) -> None:
@@ -38,7 +38,7 @@ SetOption = Annotated[
     Optional[list[str]],
     typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be repeated.", show_default=False),
 ]
-"""The repeatable ``--set key=value``; ``settings_from`` gives the mapping. A command writes ``settings: SetOption = None``."""
+"""The repeatable ``--set key=value``, as ``settings: SetOption = None``; ``settings_from`` gives the mapping."""
 
 Advance = Callable[[int], None]
 """``advance(n)``: n more pieces of the work are done."""

@@ -1,7 +1,7 @@
 """What a media file says of itself, read by our own few lines before any native decoder sees it.
 
-Only kinds that stand here are ever decoded: a playlist or a script that names other files, which FFmpeg would follow, is
-no kind. The size comes from the header, so that a picture of 20000 x 20000 pixels is refused without being decoded.
+Only kinds that stand here are ever decoded: a playlist or a script that names other files, which FFmpeg would follow,
+is no kind. The size comes from the header, so that a picture of 20000 x 20000 pixels is refused without being decoded.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from avsdk.errors import UnusableInput
 
 _HEAD_BYTES = 64
 _TS_PACKET_BYTES = 188
+_BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 _ALL_PHOTOS = "a PNG, JPEG, WebP, BMP, GIF or TIFF picture"
 _ALL_VIDEOS = "an MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV or Ogg video"
 
@@ -88,7 +89,7 @@ def _image_kind(head: bytes) -> str:
         return "jpeg"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
-    if head[:2] == b"BM" and len(head) >= 18 and struct.unpack_from("<I", head, 14)[0] in (12, 40, 52, 56, 64, 108, 124):
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
         return "bmp"
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"

@@ -1,15 +1,14 @@
 """Pictures and video from and to files. The only module that imports cv2 and av, each when it is first needed.
 
-``read_image``, ``VideoReader`` and ``copy_sound`` hand bytes from strangers to native code, so ``Decoder`` runs them in a
-child process with limits of memory, pixels and time; a crash there is an ``UnusableInput`` here. Pictures are uint8 RGB,
-(height, width, 3); frames are (count, height, width, 3).
+``read_image``, ``VideoReader`` and ``copy_sound`` hand bytes from strangers to native code, so ``Decoder`` runs them in
+a child process with limits of memory, pixels and time; a crash there is an ``UnusableInput`` here. Pictures are uint8
+RGB, (height, width, 3); frames are (count, height, width, 3).
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-import os
 import shutil
 from collections.abc import Iterator
 from importlib import util
@@ -51,7 +50,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Array:
     _check_pixels(file, header.width, header.height, max_pixels)
     if header.missing:
         raise truncated(file, header.missing)
-    cv2 = _cv2()
+    cv2 = opencv()
     decoded = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
         raise UnusableInput(
@@ -65,7 +64,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Array:
 def write_image(path: Path, image: Array) -> None:
     """Encode by the suffix of ``path`` and write whole or not at all; JPEG at quality 95."""
     check_suffix(path, PHOTO_SUFFIXES, "pictures")
-    cv2 = _cv2()
+    cv2 = opencv()
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix.lower() in (".jpg", ".jpeg") else []
     encoded, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     if not encoded:
@@ -87,7 +86,7 @@ def resized(image: Array, height: int, width: int) -> Array:
     """The picture, or each of the frames, at another size: averaged where it shrinks, bicubic where it grows."""
     if image.ndim == 4:
         return np.stack([resized(frame, height, width) for frame in image])
-    cv2 = _cv2()
+    cv2 = opencv()
     shrinks = height * width < image.shape[0] * image.shape[1]
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC))
 
@@ -101,7 +100,7 @@ class VideoReader:
     def __init__(self, path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
         self._path = Path(path)
         self._kind = video_kind(self._path)
-        cv2 = _cv2()
+        cv2 = opencv()
         self._capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             raise UnusableInput(
@@ -129,8 +128,8 @@ class VideoReader:
         return {"kind": self._kind, "fps": self._fps, "height": height, "width": width, "frames": self._promised}
 
     def read(self, count: int) -> Array | None:
-        """The next ``count`` frames, fewer at the end, then None. Raises ``UnusableInput`` where the video ends early."""
-        frames = []
+        """The next ``count`` frames, fewer at the end, then None. Raises ``UnusableInput`` where it ends early."""
+        frames: list[Array] = []
         while len(frames) < count:
             frame = self._next() if self._frames_read else self._first
             if frame is None:
@@ -147,7 +146,7 @@ class VideoReader:
         self._capture.release()
 
     def _next(self) -> Array | None:
-        cv2 = _cv2()
+        cv2 = opencv()
         more, frame = self._capture.read()
         if not more:
             return None
@@ -172,24 +171,24 @@ class VideoWriter:
         self.frames = 0
         self._exit = contextlib.ExitStack()
         self.temporary = self._exit.enter_context(atomic_file(path))
-        cv2 = _cv2()
+        cv2 = opencv()
         code = cv2.VideoWriter_fourcc(*("XVID" if path.suffix.lower() == ".avi" else "mp4v"))
         self._writer = cv2.VideoWriter(str(self.temporary), cv2.CAP_FFMPEG, code, fps, (self.width, self.height))
         if not self._writer.isOpened():
             self.discard()
-            raise UsageError(f"OpenCV cannot write a video of {width} x {height} pixels at {fps:g} fps as {path.suffix}")
+            raise UsageError(f"OpenCV cannot write {path.suffix} with {width} x {height} pixels at {fps:g} fps")
 
     def write(self, frames: Array) -> None:
         """Append frames (count, height, width, 3)."""
-        cv2 = _cv2()
+        cv2 = opencv()
         for frame in frames:
             self._writer.write(cv2.cvtColor(frame[: self.height, : self.width], cv2.COLOR_RGB2BGR))
         self.frames += len(frames)
 
     def finish(self) -> Path:
-        """End the stream and check that all of it reached the disk, of which OpenCV says nothing; the temporary file."""
+        """End the stream, check that all of it reached the disk (OpenCV never says), and give the temporary file."""
         self._writer.release()
-        cv2 = _cv2()
+        cv2 = opencv()
         check = cv2.VideoCapture(str(self.temporary), cv2.CAP_FFMPEG)
         stored = int(check.get(cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
         check.release()
@@ -313,13 +312,13 @@ class Decoder:
             yield frames
 
     def copy_sound(self, source: Path, video: Path) -> str:
-        """Give the file ``video`` the sound of ``source``; what was done: ``copied``, ``encoded``, or ``none`` to copy."""
+        """Give the file ``video`` the sound of ``source``; returns ``copied``, ``encoded``, or ``none`` to copy."""
         joined = video.with_name(f".sound{video.name}")
         try:
             with self._blaming(source) as worker:
                 done: str = worker.call(copy_sound, source=source, video=video, out=joined)
             if done != "none":
-                os.replace(joined, video)
+                joined.replace(video)
         finally:
             joined.unlink(missing_ok=True)
         return done
@@ -360,7 +359,8 @@ def _check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _cv2() -> Any:
+def opencv() -> Any:
+    """Import OpenCV. Raises ``NotAvailable`` with the line that installs it."""
     try:
         import cv2
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Media in, answer out: what a bundle's graphs are for.
 
-A predictor owns pre- and post-processing, loops and state between graphs; a session only runs one graph. There is one per
-family and three generic ones; ``predictor_for`` finds the one that the manifest names.
+A predictor owns pre- and post-processing, loops and state between graphs; a session only runs one graph. There is one
+per family and three generic ones; ``predictor_for`` finds the one that the manifest names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Optional
 
 from avsdk import plugins
 from avsdk.bundle import Bundle
@@ -24,7 +24,7 @@ from avsdk.spec import ModelSpec
 
 STAGES = ("preprocess", "infer", "postprocess")
 
-Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+Progress = Callable[[str, Optional[int]], AbstractContextManager[Callable[[int], None]]]
 """``progress(description, total)``: a context that gives ``advance(n)``, as ``avsdk.console.progress`` does."""
 
 
@@ -37,6 +37,13 @@ class FileResult:
     latency_ms: Mapping[str, float]
     items: int = 1
     notices: tuple[str, ...] = ()
+
+
+@contextmanager
+def silent(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """The ``Progress`` that shows nothing."""
+    del description, total
+    yield lambda count: None
 
 
 @dataclass
@@ -62,8 +69,8 @@ class Stopwatch:
 class Predictor(ABC):
     """Runs the graphs of one bundle on media. Subclasses write ``__call__`` and ``_run_file``.
 
-    ``known_settings`` maps each setting of ``--set`` to what it does; another one is an ``UnknownName``. ``suffixes`` are
-    the files of a folder that it takes.
+    ``known_settings`` maps each setting of ``--set`` to what it does; another one is an ``UnknownName``. ``suffixes``
+    are the files of a folder that it takes.
     """
 
     known_settings: ClassVar[Mapping[str, str]] = {}
@@ -146,7 +153,9 @@ class Predictor(ABC):
     def __enter__(self) -> Predictor:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def whole_setting(self, name: str, default: int, *, least: int = 1) -> int:
@@ -164,7 +173,9 @@ class Predictor(ABC):
         return text
 
 
-def predictor_for(bundle: Bundle, *, threads: int | None = None, settings: Mapping[str, str] | None = None) -> Predictor:
+def predictor_for(
+    bundle: Bundle, *, threads: int | None = None, settings: Mapping[str, str] | None = None
+) -> Predictor:
     """The predictor that the bundle's manifest names, with nothing opened yet.
 
     ``threads`` defaults to the cores one may use. Raises ``UnknownName`` for a setting that it does not have, and

@@ -207,6 +207,7 @@ def _pack_value(value: Any, arrays: list[Any], where: str) -> Any:
 
 
 def unpack(packed: Any, arrays_file: Path) -> Any:
+    """The value that ``pack`` packed; removes ``arrays_file``."""
     if not arrays_file.exists():
         return _unpack_value(packed, {})
     import numpy as np
@@ -231,6 +232,7 @@ def _unpack_value(packed: Any, arrays: Mapping[int, Any]) -> Any:
 
 @contextlib.contextmanager
 def full_disk_is_typed(folder: Path) -> Iterator[None]:
+    """Turn a full disk into ``DiskFull``."""
     try:
         yield
     except OSError as error:

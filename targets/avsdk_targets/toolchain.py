@@ -48,6 +48,7 @@ class Toolchain:
 
     @property
     def install_line(self) -> str:
+        """The command that installs it."""
         return f"avsdk toolchain install {self.name}"
 
     @property
@@ -57,6 +58,7 @@ class Toolchain:
 
     @property
     def interpreter(self) -> Path:
+        """Its Python."""
         return self.folder / "bin" / "python"
 
 
@@ -72,7 +74,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class PackageNeed:
-    """The package that a compiler imports: its import name, its distribution, and the versions ``minimum <= v < below``.
+    """The package that a compiler imports, and the versions of its distribution that serve: ``minimum <= v < below``.
 
     An empty ``below`` is no upper bound.
     """
@@ -120,7 +122,7 @@ def load_toolchain(name: str) -> Toolchain:
 
 
 def toolchain_from_file(file: Path) -> Toolchain:
-    """Read one TOML file. Raises ``Refused`` for unknown keys, a name that is not the file's, or a package without a pin."""
+    """Read one TOML file. Raises ``Refused`` for unknown keys, a name not the file's, or a missing pin."""
     import tomllib  # Python 3.11; this module is also imported, and this function never called, inside older toolchains
 
     content = file.read_bytes()

@@ -1,4 +1,4 @@
-"""Installing a toolchain: find a Python, make the environment in place, prove that it imports, then say it is complete."""
+"""Installing a toolchain: find a Python, make the environment in place, prove that it imports, say it is complete."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def find_interpreter(versions: Sequence[str]) -> Path:
 
 
 def run_inside(toolchain: Toolchain, command: Sequence[str]) -> int:
-    """Run a program of the toolchain, attached to this terminal; returns its exit code. Programs from outside are refused."""
+    """Run a program of the toolchain, attached to this terminal; returns its exit code. Refuses one from outside."""
     if installed(toolchain) is None:
         raise missing(toolchain)
     folder = toolchain.folder / "bin"

@@ -5,8 +5,8 @@
                               state.json              all else: step, hashes, python's and numpy's generators
                 latest                                the name of the newest
 
-Each is written to a temporary folder, flushed and renamed; then ``latest`` is replaced the same way; then all but the last
-two are removed. So a kill at any point leaves at least one whole checkpoint once the first was written.
+Each is written to a temporary folder, flushed and renamed; then ``latest`` is replaced the same way; then all but the
+last two are removed. So a kill at any point leaves at least one whole checkpoint once the first was written.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from avsdk.errors import CheckpointRefused
 from avsdk.files import atomic_folder, safe_join, sha256_file, write_atomic
 from avsdk.schema import SCHEMA, check_schema
 from avsdk_train.run import LATEST, WEIGHTS
+from avsdk_train.weights import write_weights
 
 _STATE, _OPTIMISER = "state.json", "optimiser.safetensors"
 _NAME = re.compile(r"step-(\d{8})")
@@ -58,8 +59,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     tensors: dict[str, Tensor] = {}
     packed = _pack({"optimiser": checkpoint.optimiser, "random": _random_state(), "extra": checkpoint.extra}, tensors)
     with atomic_folder(folder / name) as temporary:
-        save_file({key: value.contiguous() for key, value in checkpoint.weights.items()}, temporary / WEIGHTS)
-        save_file(tensors, temporary / _OPTIMISER)
+        write_weights(temporary / WEIGHTS, checkpoint.weights)
+        write_weights(temporary / _OPTIMISER, tensors)
         files = {file: sha256_file(temporary / file) for file in (WEIGHTS, _OPTIMISER)}
         document = {
             "schema": SCHEMA,
@@ -91,7 +92,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = _unpack(document["state"], tensors)
         _set_random_state(state["random"])
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise CheckpointRefused(f"{path} cannot be read: {error}", expected="a whole checkpoint", fix=_RESUME) from error
+        raise CheckpointRefused(
+            f"{path} cannot be read: {error}", expected="a whole checkpoint", fix=_RESUME
+        ) from error
     return Checkpoint(document["step"], document["recipe_sha256"], weights, state["optimiser"], state["extra"])
 
 

@@ -1,32 +1,34 @@
-"""The commands ``train``, ``evaluate`` and ``zoo``. Only typer is imported here: ``avsdk --help`` must stay fast."""
+"""The commands ``train``, ``evaluate`` and ``zoo``. Torch is imported inside them: ``avsdk --help`` must stay fast."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from avsdk.console import JsonOption, SetOption, next_step, print_json, settings_from, show
+
 app = typer.Typer(no_args_is_help=True, help="Train models, evaluate them, and list those that come with avsdk.")
 zoo_app = typer.Typer(no_args_is_help=True, help="The trained models that come with avsdk.")
 app.add_typer(zoo_app, name="zoo")
 
-Data = Annotated[list[Path] | None, typer.Option("--data", help="A folder of files; may be repeated.", show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="A setting; may be repeated.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option("--data", metavar="DIR", help="A folder of files; may be repeated.", show_default=False),
+]
 
 
 @app.command()
 def train(
     family: Annotated[str, typer.Argument(help="The model system: style_transfer, ...")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder.", show_default=False)],
-    data: Data = None,
+    data: DataOption = None,
     recipe: Annotated[str, typer.Option("--recipe", help="A TOML file, or small or paper.")] = "",
     variant: Annotated[str, typer.Option("--variant", help="A size or setting of the family.")] = "",
-    settings: Set = None,
+    settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a model: checkpoints, previews and logs go to the run's folder."""
     from avsdk_train import commands
@@ -38,35 +40,35 @@ def train(
         lines.append(f"preview: {answer['preview']}")
     _print(answer, lines, as_json)
     if answer["finished"]:
-        _next(f"avsdk export {out} --target openvino:cpu,onnxruntime:cpu --out build")
+        next_step(f"avsdk export {out} --target openvino:cpu,onnxruntime:cpu --out build")
     else:
-        _next(f"avsdk train {family} --out {out} --resume")
+        next_step(f"avsdk train {family} --out {out} --resume")
         raise typer.Exit(130)
 
 
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run's folder, a bundle, or zoo:NAME.")],
-    data: Data = None,
+    data: DataOption = None,
     split: Annotated[str, typer.Option("--split", help="Only this part of the data.")] = "",
-    settings: Set = None,
-    as_json: Json = False,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure a model by its family's metrics, each with a 95 % interval."""
     from avsdk_train import commands
 
-    answer = commands.evaluate(model, data or [], split, commands.options_from_text(settings or []))
+    answer = commands.evaluate(model, data or [], split, settings_from(settings))
     metrics = answer["metrics"]
     lines = [f"{answer['n']} items"]
     for key in (key for key in metrics if not key.endswith("_ci")):
         low, high = metrics.get(f"{key}_ci", [None, None])
         lines.append(f"{key:24} {metrics[key]:.4g}" + (f"  [{low:.4g}, {high:.4g}]" if low is not None else ""))
     _print(answer, lines, as_json)
-    _next(f"avsdk export {model} --target openvino:cpu --out build")
+    next_step(f"avsdk export {model} --target openvino:cpu --out build")
 
 
 @zoo_app.command("list")
-def zoo_list(as_json: Json = False) -> None:
+def zoo_list(as_json: JsonOption = False) -> None:
     """List the models of the zoo."""
     from avsdk_train.zoo import list_zoo
 
@@ -74,7 +76,7 @@ def zoo_list(as_json: Json = False) -> None:
     lines = [f"zoo:{model['name']:32} {model['size_mb']:>6} MB  {model['summary']}" for model in models]
     _print({"models": models}, lines or ["the zoo is empty"], as_json)
     if models:
-        _next(f"avsdk export zoo:{models[0]['name']} --target openvino:cpu --out build")
+        next_step(f"avsdk export zoo:{models[0]['name']} --target openvino:cpu --out build")
 
 
 @zoo_app.command("publish", hidden=True)
@@ -85,19 +87,18 @@ def zoo_publish(
     about_data: Annotated[str, typer.Option("--about-data", help="What it was trained on, with its licence.")],
     example: Annotated[Path, typer.Option("--example", help="A picture to show the model on.")],
     licence: Annotated[str, typer.Option("--licence", help="Licence of the weights.")] = "Apache-2.0",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Put a run into the zoo of this checkout: fp16 weights, hashes, card, curve, example."""
     from avsdk_train.zoo.publish import publish
 
     model = publish(run, name, summary=summary, about_data=about_data, example=example, licence=licence)
     _print(model.to_json(), [f"published zoo:{model.name} in {model.folder}"], as_json)
-    _next(f"avsdk export zoo:{model.name} --target openvino:cpu --out build")
+    next_step(f"avsdk export zoo:{model.name} --target openvino:cpu --out build")
 
 
 def _print(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    typer.echo(json.dumps(answer) if as_json else "\n".join(lines))
-
-
-def _next(command: str) -> None:
-    typer.echo(f"next: {command}", err=True)
+    if as_json:
+        print_json(answer)
+    for line in () if as_json else lines:
+        show(line)

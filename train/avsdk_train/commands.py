@@ -1,4 +1,4 @@
-"""What ``avsdk train``, ``evaluate`` and ``zoo publish`` do; ``cli`` holds only their options and prints the answers."""
+"""What ``avsdk train`` and ``avsdk evaluate`` do; ``cli`` holds only their options and prints the answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def train_on(
 ) -> dict[str, Any]:
     """Go on with the run in ``out`` from its newest whole checkpoint, on the same data and recipe."""
     if not is_run(out):
-        raise UsageError(f"{out} is no run to resume", expected="the --out folder of an earlier avsdk train", fix="leave out --resume")
+        raise UsageError(
+            f"{out} is no run to resume",
+            expected="the --out folder of an earlier avsdk train",
+            fix="leave out --resume",
+        )
     _, begun = recipe_from_file(out / RECIPE)
     family, resumed = recipe_from_file(out / RECIPE, tuple(overrides))
     if family.name != family_name:
@@ -64,7 +68,8 @@ def evaluate(model: str, folders: Sequence[Path], split: str, options: Mapping[s
     family, apply, assets = _bundle_parts(Path(model)) if is_bundle(Path(model)) else _trained_parts(model)
     if split and split not in family.splits:
         raise UsageError(
-            f"{family.name} has no split {split!r}", expected=f"one of: {', '.join(family.splits) or 'no --split at all'}"
+            f"{family.name} has no split {split!r}",
+            expected=f"one of: {', '.join(family.splits) or 'no --split at all'}",
         )
     scores = family.score(apply, folders, assets, options)
     return {"model": model, "metrics": dict(scores.metrics), "n": scores.n, "split": split or "all"}
@@ -73,17 +78,6 @@ def evaluate(model: str, folders: Sequence[Path], split: str, options: Mapping[s
 def model_name(out: Path) -> str:
     """The model's name after its run's folder: small letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", out.resolve().name.lower()).strip("-") or "run"
-
-
-def options_from_text(settings: Sequence[str]) -> dict[str, str]:
-    """``--set key=value`` as a dict, unchecked."""
-    options = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {setting!r} has no '='", expected="--set key=value")
-        options[key] = value
-    return options
 
 
 def _recipe_of(family_name: str, recipe: str, variant: str, overrides: Sequence[str]) -> tuple[Family, Recipe]:

@@ -12,24 +12,20 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from avsdk.errors import UnusableInput, UsageError
+from avsdk.headers import media_kind
+from avsdk.media import PHOTO_SUFFIXES, read_image, resized
 from avsdk_train.family import Batch, Sample, TrainingData
 
 Image = NDArray[np.uint8]
 """RGB, shape (height, width, 3)."""
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P6", b"P5")
-_MAX_PIXELS = 100_000_000
+_SUFFIXES = frozenset(PHOTO_SUFFIXES)
 _MEMORY_BYTES = 512 << 20
-
-T = TypeVar("T")
 
 
 class ImageFolder:
@@ -68,29 +64,11 @@ class ImageFolder:
         return image
 
 
-def read_image(path: Path) -> Image:
-    """Decode a picture file to RGB; grey becomes three equal channels, transparency is dropped, EXIF rotation applied."""
-    _check_signature(path)
-    raw = np.frombuffer(path.read_bytes(), np.uint8)
-    try:
-        decoded = cv2.imdecode(raw, cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise UnusableInput(f"{path} cannot be decoded: {error.err}", expected="a picture of a usual size") from error
-    if decoded is None:
-        raise UnusableInput(
-            f"{path} cannot be decoded", expected="a whole JPEG, PNG, BMP, WebP or TIFF picture", fix="remove or replace it"
-        )
-    if decoded.shape[0] * decoded.shape[1] > _MAX_PIXELS:
-        raise UnusableInput(f"{path} has {decoded.shape[1]} x {decoded.shape[0]} pixels", expected="at most 100 million")
-    return np.ascontiguousarray(decoded[:, :, ::-1], dtype=np.uint8)
-
-
 def resized_short_side(image: Image, short_px: int) -> Image:
     """The picture at the size whose shorter side is ``short_px``."""
     height, width = image.shape[:2]
     factor = short_px / min(height, width)
-    size = (max(short_px, round(width * factor)), max(short_px, round(height * factor)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return resized(image, max(short_px, round(height * factor)), max(short_px, round(width * factor)))
 
 
 def random_crop(image: Image, crop_px: int, random: np.random.Generator) -> Image:
@@ -112,7 +90,9 @@ def samples_of_step(count: int, batch_size: int, seed: int, step: int) -> list[S
     Items are permuted anew in every epoch; batches run on across its end, so no item is dropped.
     """
     positions = range(step * batch_size, (step + 1) * batch_size)
-    orders = {epoch: np.random.default_rng([seed, 0, epoch]).permutation(count) for epoch in {p // count for p in positions}}
+    orders = {
+        epoch: np.random.default_rng([seed, 0, epoch]).permutation(count) for epoch in {p // count for p in positions}
+    }
     return [
         Sample(int(orders[position // count][position % count]), np.random.default_rng([seed, 1, position]))
         for position in positions
@@ -139,7 +119,9 @@ def batches(
 
 def _pictures_beneath(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise UsageError(f"the data folder {str(folder)!r} is not a folder", expected="a folder of pictures", fix="--data DIR")
+        raise UsageError(
+            f"the data folder {str(folder)!r} is not a folder", expected="a folder of pictures", fix="--data DIR"
+        )
     found = sorted(
         (file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()),
         key=lambda file: file.relative_to(folder).as_posix(),
@@ -149,20 +131,18 @@ def _pictures_beneath(folder: Path) -> list[Path]:
             f"no picture beneath {folder}", expected=f"files named {' '.join(sorted(_SUFFIXES))}", fix="--data DIR"
         )
     for file in found:
-        _check_signature(file)
+        _check_kind(file)
     return found
 
 
-def _check_signature(path: Path) -> None:
+def _check_kind(path: Path) -> None:
     """Find empty and mislabelled files when the run starts, not hours later; a few bytes of each are read."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(8)
-    except OSError as error:
-        raise UnusableInput(f"{path} cannot be read: {error.strerror}", expected="a picture file") from error
-    if not head.startswith(_SIGNATURES):
-        what = "is empty" if not head else "is not a picture, whatever its name says"
-        raise UnusableInput(f"{path} {what}", expected="JPEG, PNG, BMP, WebP or TIFF", fix="remove or replace it")
+    if media_kind(path) != "image":
+        raise UnusableInput(
+            f"{path} is not a picture, whatever its name says",
+            expected="JPEG, PNG, BMP, WebP or TIFF",
+            fix="remove or replace it",
+        )
 
 
 def _listing_sha256(files: Sequence[Path], folders: Sequence[Path]) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
 Batch = Mapping[str, "Tensor"]
-_BUILT_IN = {"style_transfer": "avsdk_train.families.style_transfer.family:StyleTransfer"}
+_BUILT_IN = {"style_transfer": "avsdk_train.families.style_transfer:StyleTransfer"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,11 @@ class Family(ABC):
 
     @abstractmethod
     def score(
-        self, apply: Callable[[Any], Any], folders: Sequence[Path], assets: Mapping[str, Path], options: Mapping[str, str]
+        self,
+        apply: Callable[[Any], Any],
+        folders: Sequence[Path],
+        assets: Mapping[str, Path],
+        options: Mapping[str, str],
     ) -> Scores:
         """The paper's metrics of a model, given as a function from media to answer."""
 
@@ -133,7 +137,7 @@ class Family(ABC):
 class TrainedModel:
     """A model ready to export: ``networks`` by graph, in eval mode, float32, on the CPU.
 
-    ``origin`` is ``{"kind": "run" | "zoo" | "module", "name", "sha256"}``. ``assets`` are files that belong to the model.
+    ``origin`` is ``{"kind": "run" | "zoo" | "module", "name", "sha256"}``. ``assets`` are the model's other files.
     ``examples`` holds one set of inputs per graph where the model's maker gave them.
     """
 
@@ -205,7 +209,9 @@ def _module_spec(model: str) -> str:
     except ModuleNotFoundError:
         found = None
     if found is None or found.origin is None:
-        raise UsageError(f"no module {module!r}", expected="package.module:function", fix="run from the folder it lies in")
+        raise UsageError(
+            f"no module {module!r}", expected="package.module:function", fix="run from the folder it lies in"
+        )
     return found.origin
 
 

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Adam, Optimizer
 
 from avsdk.errors import CheckpointRefused, NotAvailable, NotMet, UsageError
-from avsdk.files import atomic_file, atomic_folder, write_atomic
+from avsdk.files import atomic_folder, write_atomic
 from avsdk.host import default_threads
 from avsdk_train.checkpoint import Checkpoint, load_newest, write_checkpoint
 from avsdk_train.data import batches
@@ -33,6 +32,7 @@ from avsdk_train.recipe import Recipe, toml_from_recipe
 from avsdk_train.run import CHECKPOINTS, RECIPE, WEIGHTS, RunFile, write_run_file, write_spec
 from avsdk_train.trained import state_from_model
 from avsdk_train.watch import Watch
+from avsdk_train.weights import write_weights
 
 _VERSIONS = ("torch", "accelerate", "numpy", "opencv-python-headless", "opencv-python")
 
@@ -47,7 +47,9 @@ class Outcome:
     losses: dict[str, float]
 
 
-def create_run(family: Family, recipe: Recipe, data: TrainingData, folders: Sequence[Path], out: Path, name: str) -> None:
+def create_run(
+    family: Family, recipe: Recipe, data: TrainingData, folders: Sequence[Path], out: Path, name: str
+) -> None:
     """Make the run's folder, complete or not at all: recipe, spec, and what the loss is measured against."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
@@ -177,16 +179,13 @@ def _save(
         return
     state = accelerator.unwrap_model(network).state_dict()
     scaler: dict[str, Any] = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-    weights = {key: value.detach().cpu() for key, value in state.items()}
-    checkpoint = Checkpoint(step, recipe.sha256(), weights, optimiser.state_dict(), scaler)
+    checkpoint = Checkpoint(step, recipe.sha256(), dict(state), optimiser.state_dict(), scaler)
     write_checkpoint(run / CHECKPOINTS, checkpoint)
 
 
 def _save_final(accelerator: Accelerator, network: nn.Module, run: Path) -> None:
     if accelerator.is_main_process:
-        state = accelerator.unwrap_model(network).state_dict()
-        with atomic_file(run / WEIGHTS) as temporary:
-            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary)
+        write_weights(run / WEIGHTS, accelerator.unwrap_model(network).state_dict())
 
 
 def _numbers(losses: Losses, step: int) -> dict[str, float]:

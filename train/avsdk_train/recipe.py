@@ -164,7 +164,9 @@ def _parse_override(override: str, settings_kind: type) -> tuple[str, Any]:
 def value_from_text(key: str, text: str, kind: Any) -> Any:
     """Read a ``--set`` value as the type of its key; lists are separated by commas."""
     if typing.get_origin(kind) is tuple:
-        return [value_from_text(key, part.strip(), typing.get_args(kind)[0]) for part in text.split(",") if part.strip()]
+        return [
+            value_from_text(key, part.strip(), typing.get_args(kind)[0]) for part in text.split(",") if part.strip()
+        ]
     if typing.get_origin(kind) is Literal:
         if text not in typing.get_args(kind):
             raise UsageError(f"--set {key}={text}", expected=f"one of: {', '.join(typing.get_args(kind))}")

@@ -1,13 +1,13 @@
 """The folder of a training run: what lies where. Imports no torch, so that listing and fingerprints stay fast.
 
-    RUN/recipe.toml            every key written out
-        spec.json              ModelSpec
-        run.json               data folders, hash of the data, versions
-        targets.safetensors    (style transfer) Gram matrices of the painting
-        checkpoints/           step-NNNNNNNN/, latest
-        previews/              NNNNNNNN.png
-        metrics.jsonl          one line per logged step
-        weights.safetensors    once the training has finished
+RUN/recipe.toml            every key written out
+    spec.json              ModelSpec
+    run.json               data folders, hash of the data, versions
+    targets.safetensors    (style transfer) Gram matrices of the painting
+    checkpoints/           step-NNNNNNNN/, latest
+    previews/              NNNNNNNN.png
+    metrics.jsonl          one line per logged step
+    weights.safetensors    once the training has finished
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from avsdk.files import write_atomic
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 from avsdk.spec import ModelSpec
 
-RECIPE, SPEC, RUN_FILE, WEIGHTS, METRICS = "recipe.toml", "spec.json", "run.json", "weights.safetensors", "metrics.jsonl"
+RECIPE, SPEC, RUN_FILE, WEIGHTS, METRICS = (
+    "recipe.toml",
+    "spec.json",
+    "run.json",
+    "weights.safetensors",
+    "metrics.jsonl",
+)
 CHECKPOINTS, PREVIEWS, TENSORBOARD, LATEST = "checkpoints", "previews", "tensorboard", "latest"
 ASSETS = ("targets.safetensors",)
 """Files beside the weights that a model carries along."""

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from avsdk.errors import CheckpointRefused, UsageError
+from avsdk.errors import UsageError
 from avsdk.files import sha256_file
 from avsdk.spec import GraphSpec, ModelSpec, TensorSpec
 from avsdk_train.family import Family, TrainedModel, load_family, with_current_folder
 from avsdk_train.recipe import Recipe, read_recipe_document, recipe_from_document
 from avsdk_train.run import RECIPE, asset_files, is_run, read_spec, weights_file
+from avsdk_train.weights import read_weights
 from avsdk_train.zoo import load_zoo
 
 
@@ -30,22 +29,10 @@ def recipe_from_file(path: Path, overrides: tuple[str, ...] = ()) -> tuple[Famil
     family = load_family(document["family"])
     recipe = recipe_from_document(document, family.settings, where=str(path), overrides=overrides)
     if recipe.variant not in family.variants:
-        raise UsageError(f"{family.name} has no variant {recipe.variant!r}", expected=f"one of: {', '.join(family.variants)}")
+        raise UsageError(
+            f"{family.name} has no variant {recipe.variant!r}", expected=f"one of: {', '.join(family.variants)}"
+        )
     return family, recipe
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file; pickled files are refused, whatever their name."""
-    if not path.is_file():
-        raise UsageError(f"the weights {str(path)!r} are not a file", expected="a safetensors file, a run or zoo:NAME")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointRefused(
-            f"{path} is no safetensors file: {error}",
-            expected="safetensors weights; pickled checkpoints (.pt, .pth) can run code and are not read",
-            fix="get a whole copy, or convert it to safetensors where you trust it",
-        ) from error
 
 
 def state_from_model(model: str) -> dict[str, Tensor]:
@@ -97,7 +84,9 @@ def trained_from_function(model: str) -> TrainedModel:
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [name for name, item in vars(module).items() if callable(item) and not name.startswith("_")]
-        raise UsageError(f"{module_name} has no function {function_name!r}", expected=f"one of: {', '.join(known[:20])}")
+        raise UsageError(
+            f"{module_name} has no function {function_name!r}", expected=f"one of: {', '.join(known[:20])}"
+        )
     network, examples, spec = _checked_answer(model, function())
     network = network.float().cpu().eval().requires_grad_(False)
     spec = spec or _spec_from_examples(model, network, examples)
@@ -134,7 +123,7 @@ def _spec_from_examples(model: str, network: nn.Module, examples: Mapping[str, T
         inputs=tuple(_tensor_spec(name, value) for name, value in examples.items()),
         outputs=tuple(_tensor_spec(name, value) for name, value in outputs.items()),
     )
-    return ModelSpec(model=model.replace(":", "."), predictor="generic", graphs=(graph,))
+    return ModelSpec(model=model.replace(":", "."), predictor="tensor", graphs=(graph,))
 
 
 def _named_outputs(answer: Any) -> dict[str, Tensor]:

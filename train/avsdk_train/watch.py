@@ -14,20 +14,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from avsdk.files import atomic_file, typed_write_errors, write_atomic
+from avsdk.files import typed_write_errors, write_atomic
+from avsdk.media import write_image
 from avsdk_train.run import METRICS, PREVIEWS, TENSORBOARD
 
 _LINE_EVERY_S = 15.0
 
 
 class Watch:
-    """Follows one run from ``start`` to ``steps``. Lines of the log beyond ``start`` (from before a kill) are dropped."""
+    """Follows one run from ``start`` to ``steps``. Lines of the log beyond ``start``, from before a kill, go."""
 
     def __init__(self, run: Path, *, start: int, steps: int) -> None:
         self._run = run
@@ -85,22 +85,12 @@ class Watch:
     def preview(self, step: int, picture: NDArray[np.uint8]) -> Path:
         """Write a preview as PNG, whole or not at all."""
         path = self._run / PREVIEWS / f"{step:08d}.png"
-        write_picture(path, picture)
+        write_image(path, picture)
         return path
 
     def notice(self, text: str) -> None:
         """Say something on standard error, above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write an RGB picture as PNG or JPEG, by its suffix, whole or not at all."""
-    done, encoded = cv2.imencode(path.suffix, picture[:, :, ::-1])
-    if not done:
-        message = f"a picture of shape {picture.shape} cannot be encoded as {path.suffix}"
-        raise ValueError(message)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -126,4 +116,4 @@ def _tensorboard(folder: Path, start: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)

@@ -1,7 +1,7 @@
 """Pre- and post-processing as data: the steps of a manifest, looked up by name and run in order.
 
-A step is untrusted, like the manifest it stands in: an operation that does not exist, a parameter that it does not take or
-a value out of its range is refused when the pipeline is built, before any media is read.
+A step is untrusted, like the manifest it stands in: an operation that does not exist, a parameter that it does not take
+or a value out of its range is refused when the pipeline is built, before any media is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Trace:
-    """What the steps before inference leave for those after it: the input's height and width, and whether it was one picture."""
+    """What the steps before inference leave for those after it: the input's size, and whether it was one picture."""
 
     height: int = 0
     width: int = 0
@@ -56,6 +56,7 @@ class Pipeline:
             self._steps.append(partial(operation, **step.params))
 
     def __call__(self, value: Array, trace: Trace) -> Array:
+        """Run all steps on ``value``."""
         for step in self._steps:
             value = step(value, trace)
         return value
@@ -82,6 +83,6 @@ def _looked_up(step: Step, operations: Mapping[str, Operation], where: str) -> O
     except TypeError as error:
         raise BundleRefused(
             f"{where}: {step.op} does not take {dict(step.params)}: {error}",
-            expected=f"the parameters of {step.op}: {', '.join(list(inspect.signature(operation).parameters)[2:]) or 'none'}",
+            expected=f"its parameters: {', '.join(list(inspect.signature(operation).parameters)[2:]) or 'none'}",
         ) from error
     return operation

@@ -29,7 +29,7 @@ def image_rgb(image: Array, trace: Trace) -> Array:
 
 
 def pad_to_multiple(image: Array, trace: Trace, *, multiple: int, mode: str = "reflect") -> Array:
-    """Grow height and width at the bottom and right to the next multiple; a side too short to reflect repeats its edge."""
+    """Grow the bottom and right to the next multiple; a side too short to reflect repeats its edge."""
     del trace
     height, width = image.shape[-3], image.shape[-2]
     grow = (-height % multiple, -width % multiple)

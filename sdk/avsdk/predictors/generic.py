@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from avsdk.ops import Trace, image_pipelines
 from avsdk.ops.video import repeated_to
 from avsdk.predictor import Predictor, Progress
 from avsdk.session import Array, LoadedGraph
-from avsdk.spec import ModelSpec
+from avsdk.spec import AxisRange, ModelSpec
 
 _MAX_ARRAY_BYTES = 1 << 30
 
@@ -36,7 +36,7 @@ class TensorPredictor(Predictor):
             feeds = {name: self._fed(name, loaded, media) for name, loaded in self.graphs.items()}
         complete = {name: found for name, found in feeds.items() if len(found) == len(self.graphs[name].graph.inputs)}
         if not complete:
-            raise UnusableInput(f"the input holds {sorted(media)}", expected=f"the arrays {', '.join(self._input_names())}")
+            raise UnusableInput(f"the input holds {sorted(media)}", expected=f"arrays {', '.join(self._input_names())}")
         answers = {}
         for name, found in complete.items():
             answers.update({self._name(name, key): array for key, array in self.infer(name, found).items()})
@@ -71,7 +71,7 @@ class ImagePredictor(Predictor):
         "batch": "frames of a video that run at once; the default keeps a batch at about a million pixels",
         "max_megapixels": "the largest picture that is decoded (default 64)",
     }
-    suffixes = media.PHOTO_SUFFIXES + (".gif",)
+    suffixes: ClassVar[tuple[str, ...]] = (*media.PHOTO_SUFFIXES, ".gif")
 
     def __init__(
         self, spec: ModelSpec, graphs: Mapping[str, LoadedGraph], assets: Path, settings: Mapping[str, str]
@@ -86,6 +86,7 @@ class ImagePredictor(Predictor):
         self._graph = spec.graphs[0]
         self._input = self._graph.inputs[0]
         self._loaded = graphs[self._graph.name]
+        self._tensor_sizes: dict[tuple[int, int], tuple[int, int]] = {}
         self._resizes = self.chosen_setting("fit", ("refuse", "resize")) == "resize"
         self._batch = self.whole_setting("batch", 0, least=0)
         self._max_pixels = self.whole_setting("max_megapixels", media.MAX_PIXELS // 1_000_000) * 1_000_000
@@ -143,7 +144,9 @@ class ImagePredictor(Predictor):
         """Run all of ``tensor``'s batch, in the batches that the artifact takes."""
         count = self._batch_for(tensor)
         parts = [self._inferred_at(tensor[start : start + count], count) for start in range(0, len(tensor), count)]
-        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _inferred_at(self, tensor: Array, count: int) -> dict[str, Array]:
         fixed = isinstance(self._input.shape[0], int) or bool(self._loaded.built_sizes)
@@ -172,7 +175,8 @@ class ImagePredictor(Predictor):
         if not self._resizes:
             self._refuse(height, width)
         to_height, to_width = self._nearest(height, width)
-        self.notices.append(f"resized from {width}x{height} to {to_width}x{to_height} and back, as --set fit=resize asks")
+        self.notices.append(f"resized from {width}x{height} to {to_width}x{to_height} and back (fit=resize)")
+        media.opencv()  # imported before the clock starts
         with self.watch.stage("preprocess"):
             return media.resized(image, to_height, to_width)
 
@@ -183,27 +187,23 @@ class ImagePredictor(Predictor):
         return media.resized(answer, *came) if is_picture and came != went and not self._admits(*came) else answer
 
     def _tensor_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the graph's input for a picture of that size."""
-        probe = np.broadcast_to(np.zeros((1, 1, 1), np.uint8), (height, width, 3))
-        shape = self._before(probe, Trace()).shape
-        return shape[-2], shape[-1]
+        """Height and width of the graph's input for a picture of that size, as preprocessing makes it."""
+        if (height, width) not in self._tensor_sizes:
+            probe = np.broadcast_to(np.uint8(0), (height, width, 3))
+            self._tensor_sizes[height, width] = self._before(probe, Trace()).shape[-2:]
+        return self._tensor_sizes[height, width]
 
     def _admits(self, height: int, width: int) -> bool:
-        limits = [self._limits(axis) for axis in self._input.shape[-2:]]
-        if not all(low <= size <= high for size, (low, high) in zip((height, width), limits)):
-            padded = [-(-size // step) * step for size, step in zip((height, width), self._steps())]
-            if not all(low <= size <= high for size, (low, high) in zip(padded, limits)):
-                return False
-        return not self._fixed_sizes() or self._tensor_size(height, width) in self._fixed_sizes()
+        size = self._tensor_size(height, width)
+        if self._fixed_sizes():
+            return size in self._fixed_sizes()
+        return all(axis.admits(length) for axis, length in zip(self._ranges(), size))
 
-    def _limits(self, axis: int | str) -> tuple[int, int]:
-        if isinstance(axis, int):
-            return axis, axis
-        return self._graph.axes[axis].min, self._graph.axes[axis].max
-
-    def _steps(self) -> tuple[int, int]:
+    def _ranges(self) -> tuple[AxisRange, AxisRange]:
+        """What the graph takes as height and as width."""
         down, across = (
-            1 if isinstance(axis, int) else self._graph.axes[axis].multiple_of for axis in self._input.shape[-2:]
+            AxisRange(axis, axis, default=axis) if isinstance(axis, int) else self._graph.axes[axis]
+            for axis in self._input.shape[-2:]
         )
         return down, across
 
@@ -217,33 +217,31 @@ class ImagePredictor(Predictor):
         }
 
     def _nearest(self, height: int, width: int) -> tuple[int, int]:
-        """The built size of the closest aspect and area; with dynamic axes the same aspect, brought within their range."""
+        """The built size closest in aspect and area; with dynamic axes the same aspect, brought within their range."""
         fixed = self._fixed_sizes()
         if fixed:
             return min(fixed, key=lambda size: _distance(size, (height, width)))
-        (low, high), (left, right) = (self._limits(axis) for axis in self._input.shape[-2:])
-        scale = max(low / height, left / width, min(1.0, high / height, right / width))
-        return tuple(  # type: ignore[return-value]
-            min(max(round(size * scale), least), most)
-            for size, (least, most) in zip((height, width), ((low, high), (left, right)))
-        )
+        down, across = self._ranges()
+        scale = max(down.min / height, across.min / width, min(1.0, down.max / height, across.max / width))
+        return _rounded(height * scale, down), _rounded(width * scale, across)
 
     def _refuse(self, height: int, width: int) -> None:
         """Raise ``SizeNotBuilt`` for a picture of that size, with the line that would build it where there is one."""
-        fixed = self._fixed_sizes()
-        (low, high), (left, right) = (self._limits(axis) for axis in self._input.shape[-2:])
+        down, across = self._ranges()
+        tall, wide = self._tensor_size(height, width)
         resize = "--set fit=resize scales the picture and the answer"
-        if fixed and low <= height <= high and left <= width <= right:
-            down, across = self._tensor_size(height, width)
-            built = "; ".join(f"{wide}x{tall}" for tall, wide in sorted(fixed))
+        if self._fixed_sizes() and down.admits(tall) and across.admits(wide):
+            built = "; ".join(f"{size[1]}x{size[0]}" for size in sorted(self._fixed_sizes()))
             raise SizeNotBuilt(
-                f"a picture of {width}x{height} pixels needs {across}x{down}, which was not built",
+                f"a picture of {width}x{height} pixels needs {wide}x{tall}, which was not built",
                 expected=f"one of the built sizes: {built}",
-                fix=f"{self.rebuild} --axis height={down},width={across} builds it; {resize}",
+                fix=f"{self.rebuild} --axis height={tall},width={wide} builds it; {resize}",
             )
+        in_range = down.min <= tall <= down.max and across.min <= wide <= across.max
+        steps = f", multiples of {down.multiple_of} and {across.multiple_of}" if in_range else ""
         raise SizeNotBuilt(
             f"the picture has {width}x{height} pixels",
-            expected=f"a width of {left}..{right} and a height of {low}..{high} pixels",
+            expected=f"a width of {across.min}..{across.max} and a height of {down.min}..{down.max} pixels{steps}",
             fix=f"scale it first, or {resize}",
         )
 
@@ -261,13 +259,20 @@ def read_arrays(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise UnusableInput(f"{path} cannot be read: {error}", expected=expected, fix="write it with numpy.savez") from error
+        fix = "write it with numpy.savez"
+        raise UnusableInput(f"{path} cannot be read: {error}", expected=expected, fix=fix) from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """An .npz of the arrays, whole or not at all."""
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _rounded(length: float, axis: AxisRange) -> int:
+    """The admitted length nearest to ``length``."""
+    step = axis.multiple_of
+    return min(max(round(length / step) * step, -(-axis.min // step) * step), axis.max // step * step)
 
 
 def _distance(size: tuple[int, int], wanted: tuple[int, int]) -> float:

@@ -10,7 +10,7 @@ from avsdk import media
 from avsdk.errors import UnusableInput
 from avsdk.headers import media_kind
 from avsdk.ops.video import frames_per_batch
-from avsdk.predictor import Progress
+from avsdk.predictor import Progress, silent
 from avsdk.predictors.generic import ImagePredictor
 
 
@@ -47,15 +47,11 @@ class StyleTransferPredictor(ImagePredictor):
         count = self._batch or frames_per_batch(height, width)
         with media.video_writer(out, info["fps"], height, width) as writer:
             if (writer.height, writer.width) != (height, width):
-                self.notices.append(f"cut from {width}x{height} to {writer.width}x{writer.height}: the codec needs even sizes")
-            if progress is None:
+                self.notices.append(f"cut to {writer.width}x{writer.height}: the codec needs even sizes")
+            with (progress or silent)(source.name, info["frames"] or None) as advance:
                 for frames in self.decoder.batches(source, count):
                     writer.write(self(frames))
-            else:
-                with progress(source.name, info["frames"] or None) as advance:
-                    for frames in self.decoder.batches(source, count):
-                        writer.write(self(frames))
-                        advance(len(frames))
+                    advance(len(frames))
             self._keep_sound(source, writer.finish())
         return writer.frames
 

@@ -1,10 +1,10 @@
 """The models that come with avsdk: ``<family>/<name>/`` beside this file. Listing imports no torch.
 
-    card.md               data, licence, settings, loss curve, example
-    zoo.json              hashes of the files below
-    weights.safetensors   fp16
-    targets.safetensors   (style transfer) Gram matrices of the painting
-    spec.json recipe.toml loss.png example.png
+card.md               data, licence, settings, loss curve, example
+zoo.json              hashes of the files below
+weights.safetensors   fp16
+targets.safetensors   (style transfer) Gram matrices of the painting
+spec.json recipe.toml loss.png example.png
 """
 
 from __future__ import annotations

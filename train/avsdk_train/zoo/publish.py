@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from avsdk.errors import UsageError
 from avsdk.files import atomic_folder, sha256_file, write_atomic
+from avsdk.media import read_image, write_image
 from avsdk.schema import SCHEMA, encode
 from avsdk_train import zoo
 from avsdk_train.curve import curve_from_series
-from avsdk_train.data import read_image, resized_short_side
+from avsdk_train.data import resized_short_side
 from avsdk_train.family import Family
 from avsdk_train.recipe import Recipe, toml_from_recipe
 from avsdk_train.run import METRICS, RECIPE, WEIGHTS, asset_files, weights_file, write_spec
-from avsdk_train.trained import read_weights, recipe_from_file, trained_from_run
-from avsdk_train.watch import read_log, write_picture
+from avsdk_train.trained import recipe_from_file, trained_from_run
+from avsdk_train.watch import read_log
+from avsdk_train.weights import read_weights, write_weights
 from avsdk_train.zoo import ENTRY, ZooFile, ZooModel, load_zoo
 
 _NAME = re.compile(r"[a-z0-9_]+/[a-z0-9-]+")
@@ -31,24 +32,27 @@ _EXAMPLE_PX = 384
 _NOT_LOSSES = frozenset({"step", "learning_rate"})
 
 
-def publish(run: Path, name: str, *, summary: str, about_data: str, example: Path, licence: str = "Apache-2.0") -> ZooModel:
+def publish(
+    run: Path, name: str, *, summary: str, about_data: str, example: Path, licence: str = "Apache-2.0"
+) -> ZooModel:
     """Write the zoo entry ``family/name`` from a run, whole or not at all, and read it back with its hashes checked."""
     family, recipe = recipe_from_file(run / RECIPE)
     if not _NAME.fullmatch(name) or name.partition("/")[0] != family.name:
-        raise UsageError(f"{name!r} is no name for this model", expected=f"{family.name}/NAME, small letters and hyphens")
+        raise UsageError(
+            f"{name!r} is no name for this model", expected=f"{family.name}/NAME, small letters and hyphens"
+        )
     folder = zoo.ZOO / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     recipe = _without_places(recipe)
     weights = weights_file(run)
     with atomic_folder(folder) as new:
-        half = {key: value.to(torch.float16).contiguous() for key, value in read_weights(weights).items()}
-        save_file(half, new / WEIGHTS)
+        write_weights(new / WEIGHTS, {key: value.to(torch.float16) for key, value in read_weights(weights).items()})
         for file in asset_files(run).values():
             shutil.copyfile(file, new / file.name)
         write_spec(new, family.spec(name.partition("/")[2], recipe))
         write_atomic(new / RECIPE, toml_from_recipe(recipe))
         losses = read_log(run / METRICS)
-        write_picture(new / "loss.png", curve_from_series(_series(losses)))
+        write_image(new / "loss.png", curve_from_series(_series(losses)))
         _write_example(new, family, example)
         write_atomic(new / "card.md", _card(name, summary, about_data, licence, recipe, losses))
         files = {file.name: sha256_file(file) for file in sorted(new.iterdir())}
@@ -73,7 +77,7 @@ def _write_example(folder: Path, family: Family, example: Path) -> None:
     # What is shown is what ships: the fp16 weights.
     apply = family.apply(next(iter(trained_from_run(folder).networks.values())))
     photo = resized_short_side(read_image(example), _EXAMPLE_PX)
-    write_picture(folder / "example.jpg", np.concatenate([photo, apply(photo)], axis=1))
+    write_image(folder / "example.jpg", np.concatenate([photo, apply(photo)], axis=1))
 
 
 def _series(losses: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:

@@ -100,7 +100,11 @@ class StyleTransfer(Family):
         return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
     def score(
-        self, apply: Callable[[Any], Any], folders: Sequence[Path], assets: Mapping[str, Path], options: Mapping[str, str]
+        self,
+        apply: Callable[[Any], Any],
+        folders: Sequence[Path],
+        assets: Mapping[str, Path],
+        options: Mapping[str, str],
     ) -> Scores:
         """See ``style_scores``."""
         return style_scores(apply, folders, assets, options)

@@ -46,12 +46,15 @@ class FeatureNetwork(nn.Module):
     layers: FeatureLayers
 
     def maps(self, image: Tensor) -> dict[str, Tensor]:
+        """The maps that the losses may read, by name."""
         raise NotImplementedError
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """See ``maps``."""
         return self.maps(image)
 
     def freeze(self) -> FeatureNetwork:
+        """No gradients, eval mode."""
         return self.requires_grad_(False).eval()
 
 
@@ -72,6 +75,7 @@ class TorchvisionFeatures(FeatureNetwork):
         self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def maps(self, image: Tensor) -> dict[str, Tensor]:
+        """The taps of the network."""
         wanted = {index: tap for tap, index in self.taps.items()}
         x = (image - self.mean) / self.std
         found: dict[str, Tensor] = {}
@@ -85,7 +89,7 @@ class TorchvisionFeatures(FeatureNetwork):
 
 
 class NormalisedVgg19(FeatureNetwork):
-    """The VGG-19 whose filters are scaled to mean activation 1 (Gatys et al. 2016, section 2), as deep as its weights reach.
+    """The VGG-19 whose filters are scaled to mean activation 1 (Gatys et al. 2016, section 2), as deep as its weights.
 
     ``preprocess`` is a 1x1 convolution from RGB in 0-1 to BGR minus the ImageNet mean in 0-255. Average pooling and
     reflection padding. State-dict keys: ``preprocess.*``, ``conv1_1.*``, ``conv1_2.*``, ...
@@ -105,6 +109,7 @@ class NormalisedVgg19(FeatureNetwork):
         self.layers = FeatureLayers(content=deepest, style=style)
 
     def maps(self, image: Tensor) -> dict[str, Tensor]:
+        """The last map of each stage, and the deepest."""
         x = self.preprocess(image)
         found: dict[str, Tensor] = {}
         stage = "1"
@@ -164,7 +169,7 @@ def features_from_state(state: Mapping[str, Tensor], *, where: str) -> FeatureNe
             return candidate.freeze()
     raise CheckpointRefused(
         f"{where} holds no feature network that is known (first keys: {', '.join(sorted(state)[:3])})",
-        expected="torchvision's vgg16, vgg19 or alexnet keys (features.N.weight), or the normalised VGG-19 (preprocess.weight)",
+        expected="torchvision's vgg16, vgg19 or alexnet keys (features.N.weight), or the normalised VGG-19's",
         fix="convert the checkpoint to safetensors with those keys",
     )
 

@@ -1,6 +1,7 @@
 """Perceptual losses (Johnson et al. 2016, section 3.2) in the scaling that suits a network with mean activation 1.
 
-Everything here runs in float32, whatever the precision of the maps: Gram matrices of 0-255 images overflow half precision.
+Everything here runs in float32, whatever the precision of the maps: Gram matrices of 0-255 images overflow half
+precision.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def style_loss(
 ) -> Tensor:
     """Sum over the style layers of the distance between Gram matrices; ``targets[layer]`` has shape ``(C, C)``.
 
-    ``channels``: ``C * MSE(Gram, target)``, the squared Frobenius distance over the channel count, of the order of 1 for
+    ``channels``: ``C * MSE(Gram, target)``, the squared Frobenius distance over the channel count, of order 1 for
     features of mean activation 1. ``mean``: ``MSE`` of the Gram matrices over ``C H W``, as pytorch/examples has it.
     """
     total = None

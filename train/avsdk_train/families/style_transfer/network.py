@@ -25,6 +25,7 @@ class ConvLayer(nn.Module):
         self.conv2d = nn.Conv2d(in_channels, out_channels, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(batch, C, H, W)``; the sides are divided by the stride, rounded up."""
         result: Tensor = self.conv2d(self.reflection_pad(x))
         return result
 
@@ -40,12 +41,14 @@ class ResidualBlock(nn.Module):
         self.in2 = nn.InstanceNorm2d(channels, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Same shape out as in."""
         hidden = functional.relu(self.in1(self.conv1(x)))
-        return x + self.in2(self.conv2(hidden))
+        result: Tensor = x + self.in2(self.conv2(hidden))
+        return result
 
 
 class UpsampleConvLayer(nn.Module):
-    """Nearest-neighbour enlargement by a whole factor, then a padded convolution: no checkerboard (Odena et al. 2016)."""
+    """Nearest-neighbour enlargement by a whole factor, then a padded convolution: no checkerboard (Odena 2016)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, upsample: int) -> None:
         super().__init__()
@@ -54,6 +57,7 @@ class UpsampleConvLayer(nn.Module):
         self.conv2d = nn.Conv2d(in_channels, out_channels, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The sides are multiplied by ``upsample``."""
         enlarged = functional.interpolate(x, scale_factor=float(self.upsample), mode="nearest")
         result: Tensor = self.conv2d(self.reflection_pad(enlarged))
         return result
@@ -62,8 +66,8 @@ class UpsampleConvLayer(nn.Module):
 class TransformerNet(nn.Module):
     """Image transformation network, 1.68 M parameters.
 
-    Input and output: ``(batch, 3, height, width)`` float32, RGB in 0-255 (the output is not clamped). The output's sides
-    are the input's rounded up to a multiple of 4.
+    Input and output: ``(batch, 3, height, width)`` float32, RGB in 0-255 (the output is not clamped). The output's
+    sides are the input's rounded up to a multiple of 4.
     """
 
     def __init__(self) -> None:
@@ -86,6 +90,7 @@ class TransformerNet(nn.Module):
         self.deconv3 = ConvLayer(32, 3, kernel_size=9)
 
     def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
         x = functional.relu(self.in1(self.conv1(image)))
         x = functional.relu(self.in2(self.conv2(x)))
         x = functional.relu(self.in3(self.conv3(x)))

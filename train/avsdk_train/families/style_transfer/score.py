@@ -22,7 +22,7 @@ _OPTIONS = ("features", "short_px")
 def style_scores(
     apply: Callable[[Image], Image], folders: Sequence[Path], assets: Mapping[str, Path], options: Mapping[str, str]
 ) -> Scores:
-    """``content_loss``, ``style_loss``, ``style_loss_unstyled`` of the pictures as a user gets them (uint8), each a mean.
+    """``content_loss``, ``style_loss``, ``style_loss_unstyled`` of the pictures as a user gets them (uint8): means.
 
     Every photograph is taken at a shorter side of ``options["short_px"]`` (256).
     """
@@ -57,7 +57,9 @@ def style_scores(
 def _short_px(options: Mapping[str, str]) -> int:
     for key in options:
         if key not in _OPTIONS:
-            raise UsageError(f"style transfer's evaluation has no setting {key!r}", expected=f"one of: {', '.join(_OPTIONS)}")
+            raise UsageError(
+                f"style transfer's evaluation has no setting {key!r}", expected=f"one of: {', '.join(_OPTIONS)}"
+            )
     text = options.get("short_px", "256")
     if not text.isdecimal() or not 64 <= int(text) <= 4096:
         raise UsageError(f"--set short_px={text}", expected="64..4096 pixels")

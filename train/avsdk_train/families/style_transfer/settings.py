@@ -14,8 +14,8 @@ class StyleSettings:
 
     ``features`` is the file of the feature network, ``style`` the painting; its shorter side is set to ``style_px``.
     ``content_layer`` and ``style_layers`` default to those of the feature network. ``style_scale`` names the Gram
-    scaling of ``losses.style_loss``. Crops are ``crop_px`` wide, then ``late_crop_px`` from the share ``late_crop_from``
-    of the training on. For the first ``warmup_batches`` the network learns to return its input.
+    scaling of ``losses.style_loss``. Crops are ``crop_px`` wide, and ``late_crop_px`` after the share
+    ``late_crop_from`` of the training. For the first ``warmup_batches`` the network learns to return its input.
     """
 
     features: str = ""

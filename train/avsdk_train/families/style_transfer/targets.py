@@ -7,21 +7,23 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from avsdk.errors import CheckpointRefused, UsageError
-from avsdk.files import atomic_file, sha256_file
-from avsdk_train.data import read_image, resized_short_side
+from avsdk.files import sha256_file
+from avsdk.media import read_image
+from avsdk_train.data import resized_short_side
 from avsdk_train.families.style_transfer.data import tensor_from_image
 from avsdk_train.families.style_transfer.features import FeatureLayers, FeatureNetwork, load_features
 from avsdk_train.families.style_transfer.losses import gram
 from avsdk_train.families.style_transfer.settings import StyleSettings
+from avsdk_train.weights import write_weights
 
 FILE = "targets.safetensors"
 _FEATURES_HOW = (
     "--set features=FILE, where FILE is a safetensors file with the weights of torchvision's VGG-16, VGG-19 or AlexNet "
-    "(keys features.N.weight), or of the normalised VGG-19 of Gatys et al. (keys preprocess.weight, conv1_1.weight, ...)"
+    "(keys features.N.weight), or of the normalised VGG-19 of Gatys et al. (keys preprocess.weight, conv1_1.weight...)"
 )
 
 
@@ -68,8 +70,7 @@ def write_targets(settings: StyleSettings, folder: Path) -> None:
         "style_scale": settings.style_scale,
         "style_sha256": sha256_file(painting),
     }
-    with atomic_file(folder / FILE) as temporary:
-        save_file(grams, temporary, metadata)
+    write_weights(folder / FILE, grams, metadata)
 
 
 class Targets:
@@ -85,7 +86,9 @@ class Targets:
             self._features_sha256 = metadata["features_sha256"]
         except (SafetensorError, KeyError, FileNotFoundError) as error:
             raise CheckpointRefused(
-                f"{file} holds no style targets: {error}", expected="the file as avsdk train wrote it", fix="train again"
+                f"{file} holds no style targets: {error}",
+                expected="the file as avsdk train wrote it",
+                fix="train again",
             ) from error
         if set(self.layers.style) != set(self.grams):
             raise CheckpointRefused(f"{file} holds targets for {sorted(self.grams)}", expected=f"{self.layers.style}")
