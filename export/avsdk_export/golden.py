@@ -1,8 +1,8 @@
 """Golden samples: inputs, and the outputs of the fp32 PyTorch network, that every artifact is compared with.
 
 Inputs are real (the photographs that scikit-learn ships, through the model's own preprocessing), seeded random, and at
-the edges of the axes' ranges. A golden file holds ``in.<i>.<tensor>`` and ``out.<i>.<tensor>`` per sample; the one named
-``pipeline`` holds pictures and answers, ``in.<i>.media`` and ``out.<i>.answer``.
+the edges of the axes' ranges. A golden file holds ``in.<i>.<tensor>`` and ``out.<i>.<tensor>`` per sample; the one of
+the whole pipeline holds pictures and answers, ``in.<i>.media`` and ``out.<i>.answer``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def golden_samples(
     return [*photographs, _noise(graph, uneven, random, low=0, high=255), _noise(graph, least, random, low=0, high=255)]
 
 
-def golden_pictures(spec: ModelSpec, graph: GraphSpec, sizes: Sequence[Sizes] = ()) -> list[NDArray[np.uint8]]:
+def golden_pictures(graph: GraphSpec, sizes: Sequence[Sizes] = ()) -> list[NDArray[np.uint8]]:
     """Photographs for the whole pipeline: one whose sides need padding, the default size, and each of ``sizes``."""
     wanted = _distinct([graph.default_sizes(), *(graph.complete_sizes(item) for item in sizes)])
     odd = {name: nearest_size(graph.axes[name], 96) - 1 for name in ("height", "width") if name in graph.axes}
@@ -103,17 +103,19 @@ def golden_answers(spec: ModelSpec, reference: Reference, pictures: Sequence[Arr
 
 def write_golden(path: Path, inputs: Sequence[Feeds], outputs: Sequence[Feeds]) -> None:
     """Write the samples; the same samples give the same bytes."""
-    arrays = {f"in.{index}.{name}": array for index, feeds in enumerate(inputs) for name, array in feeds.items()}
+    arrays: dict[str, Any] = {
+        f"in.{index}.{name}": array for index, feeds in enumerate(inputs) for name, array in feeds.items()
+    }
     arrays |= {f"out.{index}.{name}": array for index, made in enumerate(outputs) for name, array in made.items()}
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
+        np.savez_compressed(stream, **arrays)
 
 
 def takes_pictures(spec: ModelSpec, graph: GraphSpec) -> bool:
     """Whether the model is one graph from one picture tensor, which the spec's preprocessing makes, to another."""
     first = spec.preprocess[0].op if spec.preprocess else ""
-    axes = _with_fixed(graph, graph.default_sizes())
-    return first == "image_rgb" and len(spec.graphs) == 1 and len(graph.inputs) == 1 and {"height", "width"} <= set(axes)
+    one = len(spec.graphs) == len(graph.inputs) == 1
+    return first == "image_rgb" and one and {"height", "width"} <= set(_with_fixed(graph, graph.default_sizes()))
 
 
 def photograph_at(height: int, width: int, name: str = PHOTOGRAPHS[0]) -> NDArray[np.uint8]:

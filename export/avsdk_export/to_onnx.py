@@ -1,10 +1,10 @@
-"""An ExportedProgram as ONNX that every engine reads: pinned versions, our axis names, the spec inside, the same bytes."""
+"""An ExportedProgram as ONNX that every engine reads: pinned versions, our axis names, the spec inside, equal bytes."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from avsdk_export.program import quiet_torch
 
 IR_VERSION = 10
 OPSET = 20
-"""What the oldest supported engines read (ONNX Runtime 1.20, OpenVINO 2024.4, TensorRT-RTX); opset 20 needs IR 9 or newer.
+"""What the oldest supported engines read (ONNX Runtime 1.20, OpenVINO 2024.4, TensorRT-RTX).
 
 The newest onnx package would write IR 14 and opset 28, which ONNX Runtime 1.31 refuses.
 """
@@ -37,9 +37,6 @@ EXTERNAL_ABOVE_BYTES = 1_500_000_000
 def onnx_from_program(program: ExportedProgram, graph: GraphSpec, spec: ModelSpec) -> onnx.ModelProto:
     """Translate, simplify and clean. Raises ``UsageError`` where an operator has no ONNX form or still trains."""
     names = ([tensor.name for tensor in graph.inputs], [tensor.name for tensor in graph.outputs])
-    table: dict[Callable[..., Any], Callable[..., Any] | Sequence[Callable[..., Any]]] = {
-        torch.ops.aten.instance_norm.default: _instance_norm
-    }
     with quiet_torch(), _quiet_exporter():
         try:
             made = torch.onnx.export(
@@ -48,7 +45,7 @@ def onnx_from_program(program: ExportedProgram, graph: GraphSpec, spec: ModelSpe
                 opset_version=OPSET,
                 input_names=names[0],
                 output_names=names[1],
-                custom_translation_table=table,
+                custom_translation_table={torch.ops.aten.instance_norm.default: _instance_norm},
                 external_data=False,
                 optimize=True,
                 verbose=False,
@@ -101,7 +98,8 @@ def _instance_norm(
 ) -> Any:  # fmt: skip
     """``aten.instance_norm`` as one InstanceNormalization.
 
-    PyTorch's own translation decomposes it to a BatchNormalization in training mode, which engines refuse or run slowly.
+    PyTorch's own translation decomposes it to a BatchNormalization in training mode, which engines refuse or run
+    slowly.
     """
     channels = input.shape[1]
     if not isinstance(channels, int):
@@ -160,19 +158,20 @@ def _clean(model: onnx.ModelProto, graph: GraphSpec) -> None:
     """Name the axes as the spec does, and drop what changes between runs or tells where the source lies."""
     for node in _nodes(model):
         del node.metadata_props[:]
-        node.doc_string = ""
+        node.ClearField("doc_string")
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
-        tensor.doc_string = ""
+        tensor.ClearField("doc_string")
     del model.graph.value_info[:]  # engines infer shapes themselves; these carry the tracer's symbol names
     del model.graph.metadata_props[:]
     model.graph.name = graph.name
-    model.graph.doc_string = model.doc_string = ""
+    model.ClearField("doc_string")
+    model.graph.ClearField("doc_string")
     model.producer_name, model.producer_version = "avsdk", __version__
     for values, tensors in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
         for value, tensor in zip(values, tensors, strict=True):
             del value.metadata_props[:]
-            value.doc_string = ""
+            value.ClearField("doc_string")
             _name_axes(value, tensor)
 
 

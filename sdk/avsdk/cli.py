@@ -125,9 +125,7 @@ def _show_manifest(manifest: Manifest) -> None:
         "target": f"{manifest.target} ({manifest.engine} on {manifest.device})",
         "precision": f"{manifest.precision}, effective {manifest.effective_precision}",
         "built with": ", ".join(f"{name} {version}" for name, version in manifest.built_with.items()),
-        "parity": " ".join(
-            filter(None, (manifest.parity.verdict, manifest.parity.reason))
-        ),
+        "parity": " ".join(filter(None, (manifest.parity.verdict, manifest.parity.reason))),
     }
     for name, value in facts.items():
         console.show(f"{name + ':':<12}{value}")

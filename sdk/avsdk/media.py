@@ -35,6 +35,7 @@ _DECODER_MEMORY_MB = 4096
 _DECODER_TIMEOUT_S = 120.0
 _JPEG_QUALITY = 95
 _LENIENCE = 0.02
+_PRIMING_S = 0.1  # sound codecs start with a packet or two before time zero, without which the first sounds are lost
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Array:
@@ -268,8 +269,8 @@ def _copied(container: Any, stream: Any, into: Any, start_s: float) -> Iterator[
         shift = round(start_s / packet.time_base)
         packet.dts -= shift
         packet.pts = packet.dts if packet.pts is None else packet.pts - shift
-        if packet.dts >= 0:
-            time_s = float(packet.dts * packet.time_base)
+        time_s = float(packet.dts * packet.time_base)
+        if time_s >= -_PRIMING_S:
             packet.stream = into
             yield time_s, packet
 

@@ -22,6 +22,10 @@ from typing import Any
 from avsdk.errors import NotAvailable, UnknownName
 
 
+_EXTRAS = {"sources": "pip install 'avsdk[export]'", "families": "pip install 'avsdk[train]'"}
+"""The extra that serves a whole group; elsewhere a plug-in's extra has its name."""
+
+
 def list_names(group: str) -> tuple[str, ...]:
     """The names that the group offers, sorted; nothing is imported."""
     return tuple(sorted(_entries(group)))
@@ -38,7 +42,7 @@ def load(group: str, name: str) -> Any:
         raise NotAvailable(
             f"the {group.rstrip('s')} {name!r} cannot be imported: {error}",
             expected=f"the packages that {entries[name].value.split(':')[0]} needs",
-            fix=f"pip install 'avsdk[{name.replace('_', '-')}]'",
+            fix=_EXTRAS.get(group, "pip install 'avsdk[{}]'").format(name.replace("_", "-")),
         ) from error
 
 

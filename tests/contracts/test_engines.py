@@ -20,7 +20,7 @@ from avsdk_targets.compiler import Compiler
 from avsdk_targets.doctor import diagnose
 from avsdk_targets.target import resolve
 
-MODEL = "tiny_model:network"
+MODEL = "tests.contracts.tiny_model:network"
 CASES = [(item.target, precision) for item in diagnose() for precision in item.precisions]
 
 

@@ -34,7 +34,5 @@ def network() -> tuple[nn.Module, tuple[Tensor, ...], ModelSpec]:
         "width": AxisRange(16, 256, 4, 48),
     }
     shape = ("batch", 3, "height", "width")
-    graph = GraphSpec(
-        "tiny", (TensorSpec("image", "float32", shape),), (TensorSpec("answer", "float32", shape),), axes
-    )
+    graph = GraphSpec("tiny", (TensorSpec("image", "float32", shape),), (TensorSpec("answer", "float32", shape),), axes)
     return Tiny().eval(), (torch.rand(2, 3, 32, 48) * 255,), ModelSpec("tiny", "tensor", (graph,))

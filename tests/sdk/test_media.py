@@ -46,8 +46,8 @@ def test_read_image_gives_rgb_of_every_kind(tmp_path: Path, picture: media.Array
     found = media.read_image(path)
     assert found.shape == (40, 60, 3)
     assert found.dtype == np.uint8
-    tolerance = {"gif": 64, "jpg": 12, "webp": 12}.get(kind, 0)
-    assert np.abs(found.astype(int) - picture).max() <= tolerance
+    tolerance = {"gif": 25, "jpg": 3, "webp": 3}.get(kind, 0)  # on average: a GIF has 256 colours
+    assert np.abs(found.astype(int) - picture).mean() <= tolerance
     header = image_header(path)
     assert (header.width, header.height, header.missing) == (60, 40, "")
     assert media_kind(path) == "image"
@@ -362,7 +362,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_fills_while_a_video_is_written(small_disk: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (20, 240, 320, 3), np.uint8)
-    with pytest.raises(DiskFull, match="no space left"), media.video_writer(small_disk / "a.mp4", 25, 240, 320) as writer:
+    with (
+        pytest.raises(DiskFull, match="no space left"),
+        media.video_writer(small_disk / "a.mp4", 25, 240, 320) as writer,
+    ):
         for _ in range(5):
             writer.write(noise)
         writer.finish()
@@ -377,9 +380,10 @@ def test_a_disk_that_fills_while_a_picture_is_written(small_disk: Path) -> None:
 
 
 def test_frames_lost_without_a_full_disk_are_no_silent_matter(tmp_path: Path) -> None:
-    with pytest.raises(AvsdkError, match="stored 2 of 5 frames"), media.video_writer(
-        tmp_path / "a.mp4", 25, 48, 64
-    ) as writer:
+    with (
+        pytest.raises(AvsdkError, match="stored 2 of 5 frames"),
+        media.video_writer(tmp_path / "a.mp4", 25, 48, 64) as writer,
+    ):
         writer.write(np.zeros((2, 48, 64, 3), np.uint8))
         writer.frames = 5
         writer.finish()
@@ -419,12 +423,23 @@ def sound_of(path: Path) -> tuple[str, list[bytes], float]:
         return track.codec_context.name, packets, length
 
 
+def starts_of(path: Path) -> list[float]:
+    """Seconds at which the picture and the sound start."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        return [
+            float(stream.start_time * stream.time_base)
+            for stream in (container.streams.video[0], container.streams.audio[0])
+        ]
+
+
 def test_sound_is_copied_packet_by_packet(decoder: media.Decoder, tmp_path: Path) -> None:
     source = write_sounding(tmp_path / "a.mp4", "aac")
     video = write_video(tmp_path / "silent.mp4", 25)
     assert decoder.copy_sound(source, video) == "copied"
     assert sound_of(video)[:2] == sound_of(source)[:2]
     assert media.VideoReader(video).info()["frames"] == 25
+    assert starts_of(video) == pytest.approx(starts_of(source), abs=1e-3)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.mp4", "silent.mp4"]
 
 

@@ -34,7 +34,7 @@ def fill(size: int) -> np.ndarray:
 
 
 def die_by(number: int) -> None:
-    print("about to die", flush=True)
+    sys.stdout.write("about to die")
     os.kill(os.getpid(), number)
 
 
@@ -57,7 +57,7 @@ def hang() -> None:
 
 
 def chatter() -> str:
-    print('{"id": 1, "result": "forged"}')
+    sys.stdout.write('{"id": 1, "result": "forged"}\n')
     os.write(1, b"\x00\xffgarbage\n" * 1000)
     return "kept"
 
@@ -112,7 +112,7 @@ class Counter:
         return {name: array * self.count for name, array in feeds.items()}
 
     def close(self) -> None:
-        print("counter closed", flush=True)
+        sys.stdout.write("counter closed\n")
 
 
 def _alive(pid: int) -> bool:
@@ -411,5 +411,5 @@ def test_another_python_gets_avsdk_by_its_folder_and_nothing_else_of_ours(versio
 
     assert seen["version"].startswith(version)
     assert Path(seen["avsdk"]) == Path(avsdk.__file__).resolve()
-    ours = {str(Path(avsdk.__file__).parents[1]), str(tmp_path), os.getcwd()}
+    ours = {str(Path(avsdk.__file__).parents[1]), str(tmp_path), str(Path.cwd())}
     assert not ours & set(seen["path"])

@@ -34,8 +34,8 @@ class Tiny:
     def settings(self, **changes: object) -> list[str]:
         chosen: dict[str, object] = {
             "features": self.features, "style": self.style, "style_px": 32, "crop_px": 32, "late_crop_px": 36,
-            "late_crop_from": 0.5, "warmup_batches": 2, "steps": 8, "batch_size": 2, "checkpoint_every": 2,
-            "preview_every": 4, "threads": 2, "device": "cpu",
+            "late_crop_from": 0.5, "warmup_batches": 1, "steps": 6, "batch_size": 2, "checkpoint_every": 2,
+            "preview_every": 3, "preview_px": 32, "threads": 1, "device": "cpu",
         }  # fmt: skip
         return [f"{key}={value}" for key, value in {**chosen, **changes}.items()]
 

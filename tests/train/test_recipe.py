@@ -58,7 +58,13 @@ def test_an_absent_recipe_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_overrides_take_the_type_of_their_key(tmp_path: Path) -> None:
     found = recipe_of(
-        tmp_path, MINIMAL, "steps=7", "learning_rate=2e-3", "style_layers=relu1_1, relu2_1", "features=a=b", "schedule=constant"
+        tmp_path,
+        MINIMAL,
+        "steps=7",
+        "learning_rate=2e-3",
+        "style_layers=relu1_1, relu2_1",
+        "features=a=b",
+        "schedule=constant",
     )
     assert (found.steps, found.learning_rate, found.schedule) == (7, 2e-3, "constant")
     assert (found.settings.style_layers, found.settings.features) == (("relu1_1", "relu2_1"), "a=b")

@@ -1,7 +1,7 @@
 """TensorRT for RTX: the device half. Devices: the NVIDIA GPUs whose compute capability an engine file was built for.
 
-An engine file is native code to whoever loads it, so it is opened only when its hash is the one that the bundle's manifest
-holds. Memory on the GPU is reached through the driver's own library, so no CUDA toolkit is needed.
+An engine file is native code to whoever loads it, so it is opened only when its hash is the one that the bundle's
+manifest holds. The GPU's memory is reached through the driver's own library, so no CUDA toolkit is needed.
 """
 
 from __future__ import annotations

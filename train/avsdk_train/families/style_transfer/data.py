@@ -36,10 +36,11 @@ class PhotoCrops:
         crops = [random_crop(self._images.read(sample.index), crop_px, sample.random) for sample in samples]
         return {"image": torch.cat([tensor_from_image(crop) for crop in crops])}
 
-    def previews(self, short_px: int) -> list[Image]:
+    def previews(self) -> list[Image]:
         """A few whole photographs, spread over the data, the same ones every time."""
         count = min(_PREVIEWS, len(self))
-        return [resized_short_side(self._images.read(i * len(self) // count), short_px) for i in range(count)]
+        chosen = (self._images.read(i * len(self) // count) for i in range(count))
+        return [resized_short_side(image, self._settings.preview_px) for image in chosen]
 
 
 def tensor_from_image(image: Image) -> Tensor:

@@ -23,8 +23,6 @@ from avsdk_train.families.style_transfer.targets import FILE, Targets, write_tar
 from avsdk_train.family import Family, Scores, TrainingData
 from avsdk_train.recipe import Recipe
 
-_PREVIEW_PX = 256
-
 
 class StyleTransfer(Family):
     """The feed-forward network of Johnson et al. (2016), one network per painting."""
@@ -95,7 +93,7 @@ class StyleTransfer(Family):
         """Rows of photograph | styled photograph."""
         assert isinstance(data, PhotoCrops)
         apply = self.apply(network)
-        rows = [np.concatenate([photo, apply(photo)], axis=1) for photo in data.previews(_PREVIEW_PX)]
+        rows = [np.concatenate([photo, apply(photo)], axis=1) for photo in data.previews()]
         width = max(row.shape[1] for row in rows)
         return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
 

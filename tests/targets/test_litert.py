@@ -1,0 +1,250 @@
+"""LiteRT: a program becomes a .tflite file in its toolchain, runs here, and never runs at a size it was not built for."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from avsdk.engines import litert as engine
+from avsdk.engines.litert import LiteRtSession
+from avsdk.errors import BundleRefused, NotAvailable, ParityFailed, SilentFallback, SizeNotBuilt, ToolchainCrashed
+from avsdk.session import Artifact
+from avsdk.spec import AxisRange, GraphSpec, TensorSpec
+from avsdk_targets.compiler import Compiled, CompileJob
+from avsdk_targets.compilers import litert as compiler_module
+from avsdk_targets.compilers.litert import LiteRtCompiler
+
+_SHAPE = ("batch", 3, "height", "width")
+_SPEC = GraphSpec(
+    "transform",
+    (TensorSpec("image", "float32", _SHAPE),),
+    (TensorSpec("styled", "float32", _SHAPE),),
+    {"batch": AxisRange(1, 8, 1, 1), "height": AxisRange(16, 512, 4, 64), "width": AxisRange(16, 512, 4, 64)},
+)
+_SIZES = {"batch": 1, "height": 48, "width": 64}
+
+
+class StyleLike(nn.Module):
+    """The operations of the style network, small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad = nn.ReflectionPad2d(1)
+        self.down = nn.Conv2d(3, 16, 3, stride=2)
+        self.norm = nn.InstanceNorm2d(16, affine=True)
+        self.up = nn.Conv2d(16, 3, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        hidden = functional.relu(self.norm(self.down(self.pad(image))))
+        result: torch.Tensor = self.up(self.pad(functional.interpolate(hidden, scale_factor=2.0, mode="nearest")))
+        return result
+
+
+class Volume(nn.Module):
+    """A 3-D convolution, on which the converter dies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 3)
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.conv(clip)
+        return result
+
+
+def _save_program(module: nn.Module, sample: torch.Tensor, dynamic: Any, path: Path) -> Path:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(module.eval(), (sample,), dynamic_shapes=dynamic), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network() -> StyleLike:
+    torch.manual_seed(0)
+    return StyleLike().eval()
+
+
+@pytest.fixture(scope="module")
+def program(network: StyleLike, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One program with dynamic batch, height and width, as the exporter makes it."""
+    axis = torch.export.Dim
+    quarters = {2: 4 * axis("rows", min=4, max=128), 3: 4 * axis("columns", min=4, max=128)}
+    dynamic = {"image": {0: axis("batch", min=1, max=8), **quarters}}
+    path = tmp_path_factory.mktemp("program") / "transform.pt2"
+    return _save_program(network, torch.rand(2, 3, 40, 48), dynamic, path)
+
+
+def _compile(program: Path | None, out: Path, precision: str = "fp32", **changes: Any) -> Compiled:
+    compiler = LiteRtCompiler()
+    verdict = compiler.check("cpu", "host", precision)
+    if not verdict.ok:
+        pytest.skip(f"{verdict.reason}; {verdict.fix}")
+    out.mkdir(parents=True, exist_ok=True)
+    values = {"graph": _SPEC, "sizes": _SIZES, **changes}
+    return compiler.compile(
+        CompileJob(out / "x.onnx", device="cpu", arch="host", precision=precision, out=out, program=program, **values)
+    )
+
+
+@pytest.fixture(scope="module")
+def built(program: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Compiled]]:
+    root = tmp_path_factory.mktemp("built")
+    return {name: (root / name, _compile(program, root / name, name)) for name in ("fp32", "fp16w")}
+
+
+def _snr_db(reference: np.ndarray, found: np.ndarray) -> float:
+    return 10 * float(np.log10(np.sum(reference**2) / np.sum((reference - found) ** 2)))
+
+
+# -- the build ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "least_db", "shown"), [("fp32", 80, "fp32"), ("fp16w", 45, "fp32 (fp16 weights)")]
+)
+def test_a_program_is_built_runs_and_says_what_executed(
+    built: dict[str, tuple[Path, Compiled]], network: StyleLike, precision: str, least_db: float, shown: str
+) -> None:
+    root, compiled = built[precision]
+    assert {"litert-torch", "torch", "ai-edge-litert", "ai-edge-quantizer"} <= set(compiled.built_with)
+    assert compiled.artifact.shapes == _SIZES
+    image = np.random.default_rng(1).uniform(0, 255, (1, 3, 48, 64)).astype(np.float32)
+    with torch.no_grad():
+        reference = network(torch.from_numpy(image)).numpy()
+    with LiteRtSession.open(root, compiled.artifact, _SPEC, 2) as session:
+        assert _snr_db(reference, session.run({"image": image})["styled"]) > least_db
+        execution = session.execution()
+    assert execution.effective_precision == shown
+    assert execution.precision_shares == {"fp32": 1.0}
+    assert execution.placement == {"cpu": 1.0}
+
+
+def test_half_weights_make_a_smaller_file(built: dict[str, tuple[Path, Compiled]]) -> None:
+    sizes = {name: (root / item.artifact.files[0]).stat().st_size for name, (root, item) in built.items()}
+    assert sizes["fp16w"] < sizes["fp32"]
+
+
+def test_another_size_is_refused_before_the_runtime_sees_it(
+    built: dict[str, tuple[Path, Compiled]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, compiled = built["fp32"]
+    with LiteRtSession.open(root, compiled.artifact, _SPEC, 1) as session:
+        monkeypatch.setattr(session, "_run", lambda feeds: pytest.fail("the runtime was reached"))
+        with pytest.raises(SizeNotBuilt, match=r"height=64,width=64") as caught:
+            session.run({"image": np.zeros((1, 3, 64, 64), np.float32)})
+    assert "--axis height=64,width=64" in caught.value.fix
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_of_other_sizes_than_the_manifest_says_is_refused(built: dict[str, tuple[Path, Compiled]]) -> None:
+    root, compiled = built["fp32"]
+    item = compiled.artifact
+    lying = Artifact("transform", "litert", "cpu", "fp32", item.files, {**_SIZES, "height": 64}, item.options)
+    with pytest.raises(BundleRefused, match=r"as float32 \[1, 3, 48, 64\]"):
+        LiteRtSession.open(root, lying, _SPEC, 1)
+    nameless = Artifact("transform", "litert", "cpu", "fp32", item.files, item.shapes, {"inputs": {"image": "other"}})
+    with pytest.raises(BundleRefused, match="has no tensor for 'image'"):
+        LiteRtSession.open(root, nameless, _SPEC, 1)
+
+
+def test_asked_for_bf16_and_executed_fp32_is_a_silent_fallback(built: dict[str, tuple[Path, Compiled]]) -> None:
+    root, compiled = built["fp32"]
+    item = compiled.artifact
+    claimed = Artifact("transform", "litert", "cpu", "bf16", item.files, item.shapes, item.options)
+    with LiteRtSession.open(root, claimed, _SPEC, 1) as session, pytest.raises(SilentFallback, match="executed fp32"):
+        session.execution()
+
+
+def test_a_damaged_file_is_exit_3(tmp_path: Path) -> None:
+    (tmp_path / "x.tflite").write_bytes(b"not a model" * 100)
+    with pytest.raises(NotAvailable, match="LiteRT cannot load x.tflite") as caught:
+        LiteRtSession.open(tmp_path, Artifact("transform", "litert", "cpu", "fp32", ("x.tflite",), _SIZES), _SPEC, 1)
+    assert caught.value.exit_code == 3
+
+
+def test_a_converter_that_dies_by_a_signal_is_a_typed_error_with_its_log(tmp_path: Path) -> None:
+    clip = ("batch", 3, 8, 8, 8)
+    spec = GraphSpec("volume", (TensorSpec("clip", "float32", clip),), (TensorSpec("out", "float32", ("batch", 4, 6, 6, 6)),),
+                     {"batch": AxisRange(1, 1)})  # fmt: skip
+    path = _save_program(Volume(), torch.rand(1, 3, 8, 8, 8), None, tmp_path / "volume.pt2")
+    with pytest.raises(ToolchainCrashed, match=r"died by SIG(SEGV|ABRT).*(?s:.)*log:") as caught:
+        _compile(path, tmp_path / "out", graph=spec, sizes={"batch": 1})
+    assert caught.value.exit_code == 3
+
+
+# -- what needs no toolchain -------------------------------------------------------------------------------------------
+
+
+def test_a_bare_onnx_is_exit_3_and_names_the_toolchain_that_would_take_it(tmp_path: Path) -> None:
+    job = CompileJob(tmp_path / "x.onnx", _SPEC, "cpu", "host", "fp32", tmp_path, sizes=_SIZES)
+    with pytest.raises(NotAvailable, match="there is an ONNX file only") as caught:
+        LiteRtCompiler().compile(job)
+    assert "onnx2tf" in caught.value.fix
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "arch", "precision", "text"),
+    [
+        ("gpu", "sm75", "fp32", "it compiles for processors"),
+        ("cpu", "host", "bf16", "litert builds fp32, fp16w"),
+        ("cpu", "host", "fp32", ""),
+        ("raspberry-pi-5", "arm64", "fp16w", ""),
+    ],
+)
+def test_what_it_compiles_for(device: str, arch: str, precision: str, text: str) -> None:
+    reason = LiteRtCompiler().refusal(device, arch, precision)
+    assert reason.startswith(text)
+    assert bool(reason) is bool(text)
+
+
+def test_an_absent_toolchain_is_a_no_with_the_install_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVSDK_HOME", str(tmp_path))
+    verdict = LiteRtCompiler().check("cpu", "host", "fp32")
+    assert (verdict.ok, verdict.fix) == (False, "avsdk toolchain install litert")
+
+
+def test_a_golden_sample_of_the_right_size_is_used_else_noise(tmp_path: Path) -> None:
+    graph = {"inputs": [{"name": "image", "dtype": "float32", "shape": list(_SHAPE)}]}
+    golden = tmp_path / "golden.npz"
+    fitting = np.full((1, 3, 48, 64), 7, np.float32)
+    np.savez(golden, **{"in.0.image": np.zeros((1, 3, 8, 8), np.float32), "in.1.image": fitting})
+    assert compiler_module._sample_feeds(graph, _SIZES, str(golden))["image"][0, 0, 0, 0] == 7
+    assert compiler_module._sample_feeds(graph, {**_SIZES, "height": 16}, str(golden))["image"].shape == (1, 3, 16, 64)
+
+
+def test_a_converted_file_is_matched_by_number_and_count() -> None:
+    details = [{"name": f"serving_default_args_{number}:0"} for number in (10, 2, 1)]
+    matched = compiler_module._in_order(details, [{"name": name} for name in "abc"])
+    assert [matched[name]["name"] for name in "abc"] == [f"serving_default_args_{n}:0" for n in (1, 2, 10)]
+    with pytest.raises(ParityFailed, match="has 3 tensors"):
+        compiler_module._in_order(details, [{"name": "a"}])
+
+
+@pytest.mark.parametrize(
+    ("present", "numpy_version", "ok", "text"),
+    [
+        ({"ai_edge_litert"}, "2.4.0", True, ""),
+        ({"tflite_runtime"}, "1.26.4", True, ""),
+        ({"tflite_runtime"}, "2.4.0", False, "needs numpy 1"),
+        (set(), "2.4.0", False, "ai-edge-litert is not installed"),
+    ],
+)
+def test_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch, present: set[str], numpy_version: str, ok: bool, text: str
+) -> None:
+    monkeypatch.setattr(engine.util, "find_spec", lambda name: name if name in present else None)
+    monkeypatch.setattr(engine.np, "__version__", numpy_version)
+    state = LiteRtSession.availability("cpu")
+    assert state.ok is ok
+    assert text in state.reason
+    assert ok or state.fix
+    assert not LiteRtSession.availability("edgetpu").ok

@@ -1,0 +1,122 @@
+"""The zoo: published from a run, listed without torch, loaded only with the right hashes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from avsdk.errors import CheckpointRefused, UnknownName, UsageError
+from avsdk_train import commands, zoo
+from avsdk_train.family import load_trained, model_files
+from avsdk_train.zoo import list_zoo, load_zoo
+from avsdk_train.zoo.publish import publish
+
+WORDS = {"summary": "A test.", "about_data": "Noise, made by the test."}
+
+
+@pytest.fixture
+def own_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo")
+    return tmp_path / "zoo"
+
+
+@pytest.fixture
+def published(tiny: Any, tmp_path: Path, own_zoo: Path, fresh_accelerate: None, photograph: Path) -> Path:
+    commands.train_new("style_transfer", [tiny.data], tmp_path / "run", "", "", tiny.settings(steps=2))
+    model = publish(tmp_path / "run", "style_transfer/noise", example=photograph, **WORDS)
+    assert model.name == "style_transfer/noise"
+    return model.folder
+
+
+def test_a_published_model_is_whole_and_names_no_folder_of_its_maker(published: Path, tiny: Any) -> None:
+    assert sorted(path.name for path in published.iterdir()) == [
+        "card.md", "example.jpg", "loss.png", "recipe.toml", "spec.json", "targets.safetensors", "weights.safetensors",
+        "zoo.json",
+    ]  # fmt: skip
+    assert {value.dtype for value in load_file(published / "weights.safetensors").values()} == {torch.float16}
+    recipe = (published / "recipe.toml").read_text()
+    assert 'style = "style.png"' in recipe
+    assert str(tiny.folder) not in recipe
+    card = (published / "card.md").read_text()
+    assert all(
+        text in card for text in ("A test.", "Noise, made by the test.", "Apache-2.0", "loss.png", "example.jpg")
+    )
+    assert list_zoo()[0].to_json()["name"] == "style_transfer/noise"
+
+
+def test_a_zoo_model_loads_as_float32_with_its_targets(published: Path, tmp_path: Path) -> None:
+    model = load_trained("zoo:style_transfer/noise")
+    assert model.spec.model == "style_transfer/noise"
+    assert model.origin["kind"] == "zoo"
+    assert set(model.assets) == {"targets"}
+    network = model.networks["transform"]
+    assert not network.training
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+    first = load_file(tmp_path / "run" / "weights.safetensors")["conv1.conv2d.weight"]
+    torch.testing.assert_close(network.state_dict()["conv1.conv2d.weight"], first, atol=1e-3, rtol=1e-2)
+    assert published / "weights.safetensors" in model_files("zoo:style_transfer/noise")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "spec.json", "targets.safetensors"])
+def test_a_changed_file_is_refused(published: Path, name: str) -> None:
+    data = (published / name).read_bytes()
+    (published / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CheckpointRefused, match=rf"{name} of zoo:style_transfer/noise has SHA-256"):
+        load_zoo("zoo:style_transfer/noise")
+
+
+@pytest.mark.parametrize("change", [{"schema": 2}, {"colour": 1}, {"files": {"../../x": "0"}}])
+def test_a_bad_entry_is_refused(published: Path, change: dict[str, object]) -> None:
+    document = json.loads((published / "zoo.json").read_text())
+    (published / "zoo.json").write_text(json.dumps({**document, **change}))
+    with pytest.raises(CheckpointRefused):
+        load_zoo("style_transfer/noise")
+
+
+def test_a_misspelt_name_gets_the_nearest(published: Path) -> None:
+    with pytest.raises(UnknownName, match=r"unknown zoo model 'style_transfer/nois'(.|\n)*'style_transfer/noise'"):
+        load_zoo("zoo:style_transfer/nois")
+
+
+@pytest.mark.parametrize("name", ["noise", "other/noise", "style_transfer/No Ise", "style_transfer/../x"])
+def test_a_wrong_name_is_not_published(published: Path, tmp_path: Path, photograph: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="is no name for this model"):
+        publish(tmp_path / "run", name, example=photograph, **WORDS)
+
+
+def test_listing_imports_no_torch(child_environment: dict[str, str]) -> None:
+    code = (
+        "import sys, avsdk_train.cli as cli\n"
+        "assert not {'torch', 'cv2', 'rich', 'accelerate'} & set(sys.modules), 'the command line imports too much'\n"
+        "cli.app(['zoo', 'list', '--json'], standalone_mode=False)\n"
+        "from avsdk_train.family import model_files, claims\n"
+        "assert claims('zoo:style_transfer/wave') and not claims('no/such/folder')\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=child_environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(model["name"].startswith("style_transfer/") for model in json.loads(done.stdout)["models"])
+
+
+@pytest.mark.parametrize("model", list_zoo(), ids=lambda model: model.name)
+def test_every_model_that_ships_is_whole_and_runs(model: Any, photograph: Path) -> None:
+    from avsdk.media import read_image
+    from avsdk_train.data import resized_short_side
+    from avsdk_train.family import load_family
+
+    trained = load_trained(f"zoo:{model.name}")
+    family = load_family(model.name.partition("/")[0])
+    photo = resized_short_side(read_image(photograph), 101)
+    styled = family.apply(next(iter(trained.networks.values())))(photo)
+    assert styled.shape == photo.shape
+    assert styled.std() > 20, "the answer is a flat picture"
+    assert abs(styled.astype(int) - photo).mean() > 15, "the answer is the photograph itself"
