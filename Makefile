@@ -55,7 +55,7 @@ device-test: venv    ## the built wheel and one runtime in an empty venv without
 	bash tools/device_test.sh
 
 bench: venv toolchain  ## the figures of docs/benchmarks.md, measured on this machine
-	python tools/benchmarks.py
+	python bench/numbers/run_all.py --out docs/benchmarks.md
 
 docs: venv           ## check the pages: every link and every command in them
 	pytest -q -p no:cacheprovider tests/test_docs.py

@@ -24,6 +24,7 @@ def measured(model: str, work: Path) -> Section:
     first = run_timed([*avsdk_command(), *words], work / "export-first.log", home)
     again = run_timed([*avsdk_command(), *words], work / "export-again.log", home)
     bundles = json.loads(first.output)["bundles"]
+    cached = sum(bool(item["cached"]) for item in json.loads(again.output)["bundles"])
     each = tuple(Figure(f"of which {item['target']}", f"{item['seconds']:.1f} s") for item in bundles)
     return Section(
         "Export",
@@ -32,6 +33,12 @@ def measured(model: str, work: Path) -> Section:
         (
             at_most(f"{len(bundles)} exports ({TARGETS})", f"{first.seconds:.1f} s", first.seconds, FIRST_S, "s"),
             *each,
-            at_most("the same again, from the cache", f"{again.seconds:.2f} s", again.seconds, AGAIN_S, "s"),
+            at_most(
+                f"the same again, {cached} of them from the cache",
+                f"{again.seconds:.2f} s",
+                again.seconds,
+                AGAIN_S,
+                "s",
+            ),
         ),
     )

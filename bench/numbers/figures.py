@@ -18,12 +18,12 @@ MODEL = "zoo:style_transfer/wave"
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number. ``met`` is None where there is no goal for it."""
+    """One measured number; the verdict is empty where there is no goal for it."""
 
     what: str
     value: str
     goal: str = ""
-    met: bool | None = None
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,14 @@ class Finished:
     output: str
 
 
+def verdict(met: bool) -> str:
+    """The word in the last column."""
+    return "met" if met else "**missed**"
+
+
 def at_most(what: str, value: str, measured: float, bound: float, unit: str) -> Figure:
     """A figure whose goal is an upper bound."""
-    return Figure(what, value, f"at most {bound:g} {unit}", measured <= bound)
+    return Figure(what, value, f"at most {bound:g} {unit}", verdict(measured <= bound))
 
 
 def avsdk_command() -> list[str]:

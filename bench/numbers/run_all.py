@@ -82,8 +82,7 @@ def page_from(sections: list[Section]) -> str:
             "| what | measured | goal | |",
             "|---|---|---|---|",
         ]
-        verdicts = {True: "met", False: "**missed**", None: ""}
-        lines += [f"| {item.what} | {item.value} | {item.goal} | {verdicts[item.met]} |" for item in section.figures]
+        lines += [f"| {item.what} | {item.value} | {item.goal} | {item.verdict} |" for item in section.figures]
         lines += ["", "```", *section.commands, "```"]
         if section.notes:
             lines += ["", "What disturbed it:", "", *(f"- {note}" for note in section.notes)]

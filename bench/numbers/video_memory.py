@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-from figures import Figure, Section, avsdk_command, run_timed, written
+from figures import Figure, Section, avsdk_command, run_timed, verdict, written
 
 from avsdk.media import video_writer
 from avsdk_bench.statistics import median_interval
@@ -36,7 +36,7 @@ def measured(bundle: Path, work: Path) -> Section:
         (
             Figure(f"{SHORT_S} s", written(short, "MB")),
             Figure(f"{LONG_S} s", written(long, "MB")),
-            Figure("growth", f"{100 * growth:+.1f} %", f"at most +{100 * GROWTH:.0f} %", growth <= GROWTH),
+            Figure("growth", f"{100 * growth:+.1f} %", f"at most +{100 * GROWTH:.0f} %", verdict(growth <= GROWTH)),
         ),
     )
 

@@ -60,7 +60,7 @@ def onnx_from_program(program: ExportedProgram, graph: GraphSpec, spec: ModelSpe
     assert made is not None
     model = made.model_proto
     _check_versions(model)
-    _check_inference_only(model, graph)
+    check_inference_only(model, graph)
     _clean(model, graph)
     embed_spec(model, graph, spec)
     onnx.checker.check_model(model)
@@ -132,7 +132,8 @@ def _check_versions(model: onnx.ModelProto) -> None:
     model.opset_import.add(domain="", version=opsets[""])
 
 
-def _check_inference_only(model: onnx.ModelProto, graph: GraphSpec) -> None:
+def check_inference_only(model: onnx.ModelProto, graph: GraphSpec) -> None:
+    """Raise ``UsageError`` for a node, of any subgraph, that would train."""
     for node in _nodes(model):
         trains = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
         if trains or (node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]):

@@ -118,12 +118,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     }
     complete = Manifest(**{**vars(manifest), "files": files})
     document = {"schema": SCHEMA, **encode(complete)}
-    write_atomic(folder / MANIFEST, json.dumps(document, indent=1, allow_nan=False, default=_finite) + "\n")
+    write_atomic(folder / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
     return complete
-
-
-def _finite(value: object) -> object:
-    raise TypeError(f"the manifest cannot hold {value!r}")
 
 
 def _read_manifest(path: Path) -> Manifest:

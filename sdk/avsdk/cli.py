@@ -4,12 +4,13 @@ Errors are written in one place, ``main``: a command raises, and whoever typed i
 and what to do, with the error's exit code; with ``--json`` as one document on standard output.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations" here: on Python 3.9 Typer cannot read options out of postponed annotations.
 
 import os
+import platform
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -118,7 +119,7 @@ def show_bundle(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     console.next_step(f"avsdk bundle verify {bundle} --run")
 
 
-def _show_manifest(manifest: Manifest) -> None:
+def _show_manifest(manifest: "Manifest") -> None:
     origin = " ".join(str(manifest.source[key]) for key in ("kind", "name") if key in manifest.source)
     facts = {
         "model": f"{manifest.spec.model} (from {origin})" if origin else manifest.spec.model,
@@ -137,7 +138,7 @@ def _show_manifest(manifest: Manifest) -> None:
     _show_parity(manifest.parity.outputs)
 
 
-def _sizes(shapes: Any, manifest: Manifest) -> str:
+def _sizes(shapes: Any, manifest: "Manifest") -> str:
     if shapes is not None:
         return ", ".join(f"{name}={size}" for name, size in shapes.items()) or "fixed"
     axes = {name: axis for graph in manifest.spec.graphs for name, axis in graph.axes.items()}
@@ -183,7 +184,7 @@ def verify_bundle_command(
     console.next_step(f"avsdk run {bundle} INPUT --out PATH" if execute else f"avsdk bundle verify {bundle} --run")
 
 
-@lru_cache(maxsize=None)
+@cache
 def root_app() -> typer.Typer:
     """The whole command line: this module's commands and those of every package that can be imported here."""
     from avsdk import plugins
@@ -193,17 +194,22 @@ def root_app() -> typer.Typer:
     for name in plugins.list_names("commands"):
         try:
             mounted: typer.Typer = plugins.load("commands", name)
+            if sys.version_info < (3, 11):
+                typer.main.get_command(mounted)  # reads the annotations of its commands, which may be too new
         except NotAvailable as error:
-            absent.append(f"{name}: {error.__cause__ or error.failed}")
+            absent.append(f"{name} ({error.__cause__ or error.failed})")
+            continue
+        except (AttributeError, SyntaxError, TypeError) as error:  # written for a newer Python than this one
+            absent.append(f"{name} (does not load on Python {platform.python_version()}: {error})")
             continue
         app.registered_commands += mounted.registered_commands
         app.registered_groups += mounted.registered_groups
     if absent:
-        app.info.epilog = "Not here, since a package is missing: " + "; ".join(absent)
+        app.info.epilog = "Commands that are absent here: " + "; ".join(absent)
     return app
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Entry point: run the command line and leave with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_exit_code(given))

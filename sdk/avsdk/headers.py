@@ -33,6 +33,10 @@ class ImageHeader:
     missing: str = ""
 
 
+class _NoSizeError(ValueError):
+    """The header holds no size."""
+
+
 def media_kind(path: Path) -> str:
     """``image``, ``video`` or empty for neither. Raises ``UnusableInput`` for what is missing, empty or no file."""
     head = _head(path, "a picture or a video")
@@ -157,7 +161,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, offset + 3)
             return width, height
-    raise ValueError("no frame header")
+    raise _NoSizeError
 
 
 def _jpeg_end(data: bytes) -> str:
@@ -217,7 +221,7 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
         if tag in (256, 257):
             sizes[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)[0]
     if len(sizes) < 2:
-        raise ValueError("no size")
+        raise _NoSizeError
     return sizes[256], sizes[257]
 
 

@@ -131,20 +131,17 @@ def compare(
 
 def merge(records: Sequence[Parity]) -> Parity:
     """One record for all graphs of a bundle: fail if any failed, not_run if any was not run, else pass."""
-    verdicts = [record.verdict for record in records]
+    if not records:
+        return Parity.not_run("the bundle has no graph")
     first = next(record for word in ("fail", "not_run", "pass") for record in records if record.verdict == word)
-    return (
-        Parity(
-            verdict=first.verdict,
-            executed_on=first.executed_on,
-            reference=first.reference,
-            candidate=first.candidate,
-            samples=sum(record.samples for record in records),
-            reason="; ".join(record.reason for record in records if record.reason and record.verdict == first.verdict),
-            outputs=tuple(item for record in records for item in record.outputs),
-        )
-        if verdicts
-        else Parity.not_run("the bundle has no graph")
+    return Parity(
+        verdict=first.verdict,
+        executed_on=first.executed_on,
+        reference=first.reference,
+        candidate=first.candidate,
+        samples=sum(record.samples for record in records),
+        reason="; ".join(record.reason for record in records if record.reason and record.verdict == first.verdict),
+        outputs=tuple(item for record in records for item in record.outputs),
     )
 
 

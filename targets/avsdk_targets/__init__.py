@@ -1,4 +1,3 @@
 """ONNX to bundle: targets, devices, toolchains and compilers."""
 
 from __future__ import annotations
-

@@ -65,7 +65,8 @@ class OnnxSource:
         spec, graph = _spec_of(path, facts)
         copied = _copied(path, facts, out / "onnx" / f"{graph.name}.onnx")
         requested = _requested_sizes(options)
-        feeds, answers = _sampled(copied, graph, requested)
+        pictures = bool(spec.preprocess) and spec.preprocess[0].op == "image_rgb"
+        feeds, answers = _sampled(copied, graph, requested, pictures=pictures)
         graph = _with_true_outputs(graph, feeds, answers)
         golden = out / f"{graph.name}.npz"
         _write_golden(golden, list(zip(feeds, answers)))
@@ -255,7 +256,9 @@ def _copied(path: Path, facts: OnnxFacts, copy: Path) -> Path:
     return copy
 
 
-def _sampled(onnx: Path, graph: GraphSpec, requested: Sequence[Sizes]) -> tuple[list[dict[str, Array]], list[Any]]:
+def _sampled(
+    onnx: Path, graph: GraphSpec, requested: Sequence[Sizes], *, pictures: bool
+) -> tuple[list[dict[str, Array]], list[Any]]:
     """Seeded inputs that the model takes, and its answers; every requested size must be among them."""
     random = np.random.default_rng(_SEED)
     asked = [graph.complete_sizes(sizes) for sizes in requested]
@@ -263,8 +266,7 @@ def _sampled(onnx: Path, graph: GraphSpec, requested: Sequence[Sizes]) -> tuple[
     uneven = {name: axis.multiple_of * (2 + place) + axis.min for place, (name, axis) in enumerate(graph.axes.items())}
     uneven = {name: size if graph.axes[name].admits(size) else default[name] for name, size in uneven.items()}
     sizes = asked + [item for item in (default, uneven) if item not in asked]
-    feeds = [_noise(graph, item, random) for item in sizes]
-    feeds.append(_noise(graph, sizes[0], random))
+    feeds = [_noise(graph, item, random, pictures=pictures) for item in [*sizes, sizes[0]]]
     answers = _reference(onnx, feeds)
     for item, answer in zip(asked, answers):
         if "failed" in answer:
@@ -279,14 +281,16 @@ def _sampled(onnx: Path, graph: GraphSpec, requested: Sequence[Sizes]) -> tuple[
     return [feeds[index] for index in kept], [answers[index] for index in kept]
 
 
-def _noise(graph: GraphSpec, sizes: Sizes, random: np.random.Generator) -> dict[str, Array]:
-    """Normal floats; bytes of any value; 0 or 1 for other integers, which may be indices or masks."""
+def _noise(graph: GraphSpec, sizes: Sizes, random: np.random.Generator, *, pictures: bool) -> dict[str, Array]:
+    """Whole numbers 0..255 for pictures and bytes; else normal floats, and 0 or 1 for integers: indices or masks."""
     feeds = {}
     for tensor in graph.inputs:
         shape, kind = tensor.sized(sizes), np.dtype(tensor.dtype)
-        high = 255 if tensor.dtype == "uint8" else 1
-        values = random.standard_normal(shape) if kind.kind == "f" else random.integers(0, high, shape, endpoint=True)
-        feeds[tensor.name] = values.astype(kind)
+        if kind.kind == "f" and not pictures:
+            feeds[tensor.name] = random.standard_normal(shape).astype(kind)
+        else:
+            high = 255 if pictures or tensor.dtype == "uint8" else 1
+            feeds[tensor.name] = random.integers(0, high, shape, endpoint=True).astype(kind)
     return feeds
 
 

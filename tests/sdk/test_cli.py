@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -148,9 +149,20 @@ def test_exit_codes_of_commands_pass(avsdk: Avsdk, failing: Callable[[BaseExcept
     assert avsdk("fail")[0] == 4
 
 
-def test_packages_that_cannot_be_imported_are_named(avsdk: Avsdk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImportError("No module named 'onnx'"), "targets (No module named 'onnx')"),
+        (AttributeError("no StrEnum"), f"targets (does not load on Python {platform.python_version()}: no StrEnum)"),
+    ],
+)
+def test_packages_that_cannot_be_imported_are_named(
+    avsdk: Avsdk, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
     def load(group: str, name: str) -> Any:
-        raise NotAvailable(f"{name} cannot be imported") from ImportError("No module named 'onnx'")
+        if isinstance(error, ImportError):
+            raise NotAvailable(f"{name} cannot be imported") from error
+        raise error
 
     monkeypatch.setattr(plugins, "list_names", lambda group: ("targets",))
     monkeypatch.setattr(plugins, "load", load)
@@ -158,7 +170,7 @@ def test_packages_that_cannot_be_imported_are_named(avsdk: Avsdk, monkeypatch: p
     monkeypatch.setattr(cli, "root_app", cli.root_app.__wrapped__)
     code, said, _ = avsdk("--help")
     assert code == 0
-    assert "targets: No module named 'onnx'" in " ".join(said.split())
+    assert f"Commands that are absent here: {reason}" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -108,6 +108,9 @@ def test_merge() -> None:
     assert merge([good, none]).verdict == "not_run"
     assert merge([good, none]).reason == "no device here"
     assert len(merge([good, bad]).outputs) == 2
+
+
+def test_merge_of_nothing() -> None:
     assert merge([]).verdict == "not_run"
 
 

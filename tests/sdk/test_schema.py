@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Optional
 
 import pytest
 
@@ -21,9 +21,9 @@ class Outer:
     name: str
     inner: Inner
     parts: tuple[Inner, ...] = ()
-    axes: Mapping[str, Union[int, str]] = field(default_factory=dict)
+    axes: Mapping[str, int | str] = field(default_factory=dict)
     kind: Literal["a", "b"] = "a"
-    maybe: Optional[bool] = None
+    maybe: Optional[bool] = None  # noqa: UP045  (both spellings are read)
     free: Any = None
 
 

@@ -1,8 +1,11 @@
-"""LiteRT: a program becomes a .tflite file in its toolchain, runs here, and never runs at a size it was not built for."""
+"""LiteRT: a program becomes a .tflite file in its toolchain, and never runs at a size it was not built for."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from avsdk.spec import AxisRange, GraphSpec, TensorSpec
 from avsdk_targets.compiler import Compiled, CompileJob
 from avsdk_targets.compilers import litert as compiler_module
 from avsdk_targets.compilers.litert import LiteRtCompiler
+from avsdk_targets.toolchain import PackageNeed
 
 _SHAPE = ("batch", 3, "height", "width")
 _SPEC = GraphSpec(
@@ -47,16 +51,21 @@ class StyleLike(nn.Module):
         return result
 
 
-class Volume(nn.Module):
-    """A 3-D convolution, on which the converter dies."""
+def die(request: dict[str, Any]) -> dict[str, Any]:
+    """A converter that reads a null pointer."""
+    sys.stderr.write(f"lowering {request['graph']['name']}\n")
+    sys.stderr.flush()
+    ctypes.string_at(0)
+    return {}
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(3, 4, 3)
 
-    def forward(self, clip: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.conv(clip)
-        return result
+class DyingCompiler(LiteRtCompiler):
+    package = PackageNeed("numpy", "numpy", "1.0")
+    toolchain = None
+
+    @property
+    def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        return die
 
 
 def _save_program(module: nn.Module, sample: torch.Tensor, dynamic: Any, path: Path) -> Path:
@@ -170,16 +179,6 @@ def test_a_damaged_file_is_exit_3(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
-def test_a_converter_that_dies_by_a_signal_is_a_typed_error_with_its_log(tmp_path: Path) -> None:
-    clip = ("batch", 3, 8, 8, 8)
-    spec = GraphSpec("volume", (TensorSpec("clip", "float32", clip),), (TensorSpec("out", "float32", ("batch", 4, 6, 6, 6)),),
-                     {"batch": AxisRange(1, 1)})  # fmt: skip
-    path = _save_program(Volume(), torch.rand(1, 3, 8, 8, 8), None, tmp_path / "volume.pt2")
-    with pytest.raises(ToolchainCrashed, match=r"died by SIG(SEGV|ABRT).*(?s:.)*log:") as caught:
-        _compile(path, tmp_path / "out", graph=spec, sizes={"batch": 1})
-    assert caught.value.exit_code == 3
-
-
 # -- what needs no toolchain -------------------------------------------------------------------------------------------
 
 
@@ -188,6 +187,15 @@ def test_a_bare_onnx_is_exit_3_and_names_the_toolchain_that_would_take_it(tmp_pa
     with pytest.raises(NotAvailable, match="there is an ONNX file only") as caught:
         LiteRtCompiler().compile(job)
     assert "onnx2tf" in caught.value.fix
+    assert caught.value.exit_code == 3
+
+
+def test_a_converter_that_dies_by_a_signal_is_a_typed_error_with_its_log(tmp_path: Path) -> None:
+    job = CompileJob(
+        tmp_path / "x.onnx", _SPEC, "cpu", "host", "fp32", tmp_path, program=tmp_path / "x.pt2", sizes=_SIZES
+    )
+    with pytest.raises(ToolchainCrashed, match=r"(?s)compile-litert: .*died by SIGSEGV.*lowering transform") as caught:
+        DyingCompiler().compile(job)
     assert caught.value.exit_code == 3
 
 

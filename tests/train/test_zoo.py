@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from avsdk.errors import CheckpointRefused, UnknownName, UsageError
@@ -21,18 +23,25 @@ from avsdk_train.zoo.publish import publish
 WORDS = {"summary": "A test.", "about_data": "Noise, made by the test."}
 
 
-@pytest.fixture
-def own_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo")
-    return tmp_path / "zoo"
-
-
-@pytest.fixture
-def published(tiny: Any, tmp_path: Path, own_zoo: Path, fresh_accelerate: None, photograph: Path) -> Path:
-    commands.train_new("style_transfer", [tiny.data], tmp_path / "run", "", "", tiny.settings(steps=2))
-    model = publish(tmp_path / "run", "style_transfer/noise", example=photograph, **WORDS)
+@pytest.fixture(scope="module")
+def run_and_zoo(tiny: Any, tmp_path_factory: pytest.TempPathFactory, photograph: Path) -> tuple[Path, Path]:
+    """A short training, published once for all tests of this module."""
+    AcceleratorState._reset_state(True)
+    folder = tmp_path_factory.mktemp("publish")
+    commands.train_new("style_transfer", [tiny.data], folder / "run", "", "", tiny.settings(steps=2))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(zoo, "ZOO", folder / "zoo")
+        model = publish(folder / "run", "style_transfer/noise", example=photograph, **WORDS)
     assert model.name == "style_transfer/noise"
-    return model.folder
+    return folder / "run", folder / "zoo"
+
+
+@pytest.fixture
+def published(run_and_zoo: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the published model in a zoo of its own, free to be damaged."""
+    shutil.copytree(run_and_zoo[1], tmp_path / "zoo")
+    monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo")
+    return tmp_path / "zoo" / "style_transfer" / "noise"
 
 
 def test_a_published_model_is_whole_and_names_no_folder_of_its_maker(published: Path, tiny: Any) -> None:
@@ -51,7 +60,7 @@ def test_a_published_model_is_whole_and_names_no_folder_of_its_maker(published: 
     assert list_zoo()[0].to_json()["name"] == "style_transfer/noise"
 
 
-def test_a_zoo_model_loads_as_float32_with_its_targets(published: Path, tmp_path: Path) -> None:
+def test_a_zoo_model_loads_as_float32_with_its_targets(published: Path, run_and_zoo: tuple[Path, Path]) -> None:
     model = load_trained("zoo:style_transfer/noise")
     assert model.spec.model == "style_transfer/noise"
     assert model.origin["kind"] == "zoo"
@@ -59,7 +68,7 @@ def test_a_zoo_model_loads_as_float32_with_its_targets(published: Path, tmp_path
     network = model.networks["transform"]
     assert not network.training
     assert {value.dtype for value in network.parameters()} == {torch.float32}
-    first = load_file(tmp_path / "run" / "weights.safetensors")["conv1.conv2d.weight"]
+    first = load_file(run_and_zoo[0] / "weights.safetensors")["conv1.conv2d.weight"]
     torch.testing.assert_close(network.state_dict()["conv1.conv2d.weight"], first, atol=1e-3, rtol=1e-2)
     assert published / "weights.safetensors" in model_files("zoo:style_transfer/noise")
 
@@ -86,9 +95,9 @@ def test_a_misspelt_name_gets_the_nearest(published: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["noise", "other/noise", "style_transfer/No Ise", "style_transfer/../x"])
-def test_a_wrong_name_is_not_published(published: Path, tmp_path: Path, photograph: Path, name: str) -> None:
+def test_a_wrong_name_is_not_published(run_and_zoo: tuple[Path, Path], photograph: Path, name: str) -> None:
     with pytest.raises(UsageError, match="is no name for this model"):
-        publish(tmp_path / "run", name, example=photograph, **WORDS)
+        publish(run_and_zoo[0], name, example=photograph, **WORDS)
 
 
 def test_listing_imports_no_torch(child_environment: dict[str, str]) -> None:

@@ -9,8 +9,12 @@ import typer
 
 from avsdk.console import JsonOption, SetOption, next_step, print_json, settings_from, show
 
-app = typer.Typer(no_args_is_help=True, help="Train models, evaluate them, and list those that come with avsdk.")
-zoo_app = typer.Typer(no_args_is_help=True, help="The trained models that come with avsdk.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Train models, evaluate them, and list those that come with avsdk.",
+)
+zoo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The trained models that come with avsdk.")
 app.add_typer(zoo_app, name="zoo")
 
 DataOption = Annotated[

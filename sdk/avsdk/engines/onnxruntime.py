@@ -65,6 +65,7 @@ class OnnxRuntimeSession(Session):
         try:
             self._session = runtime.InferenceSession(str(self.file()), options, providers=[provider])
         except _load_errors() as error:
+            self._folder.cleanup()
             raise NotAvailable(
                 f"ONNX Runtime cannot load {self.file().name} on {self.artifact.device}: {str(error).splitlines()[0]}",
                 expected="a model whose every node this provider runs",

@@ -1,7 +1,7 @@
 """LiteRT: the host half. ExportedProgram -> .tflite at fixed sizes, by litert-torch, in the toolchain ``litert``.
 
 The program is converted rather than the ONNX: on the same network the ONNX route reported success on a file that did
-not load. The converter may die by a signal (it does on Conv3d), which the child process absorbs. The file is loaded,
+not load. The converter has died by signals (on a Conv3d), which the child process absorbs. The file is loaded,
 run once and compared with the program before it is accepted.
 """
 

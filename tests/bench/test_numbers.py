@@ -1,0 +1,77 @@
+"""The scripts of bench/numbers: what they write, and that a direct cell does the same work as a session's."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from avsdk.bundle import open_bundle
+from avsdk.errors import AvsdkError
+from avsdk_bench.bench import run_bench
+from avsdk_bench.plan import plans_for
+from avsdk_bench.rounds import Settings
+from avsdk_bench.statistics import Interval
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> Any:
+    """``script("latency")`` imports bench/numbers/latency.py as running it would."""
+    monkeypatch.syspath_prepend(project_root / "bench" / "numbers")
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+def test_the_page_names_machine_versions_figures_and_commands(script: Any) -> None:
+    figures = script("figures")
+    section = figures.Section(
+        "Start", "How.", ("avsdk --help",), (figures.at_most("help", "200 ms", 200.0, 300.0, "ms"),), ("load was high",)
+    )
+    page = script("run_all").page_from([section])
+    assert "| help | 200 ms | at most 300 ms | met |" in page
+    assert "- Machine: " in page
+    assert "numpy " in page
+    assert "```\navsdk --help\n```" in page
+    assert "- load was high" in page
+
+
+def test_a_missed_goal_is_said(script: Any) -> None:
+    assert script("figures").at_most("help", "400 ms", 400.0, 300.0, "ms").verdict == "**missed**"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "word"),
+    [(Interval(1.01, 0.9, 1.2), "met"), (Interval(1.1, 0.9, 1.2), "not decided"), (Interval(1.1, 1.05, 1.2), "missed")],
+)
+def test_a_ratio_within_the_noise_is_neither_met_nor_missed(script: Any, ratio: Interval, word: str) -> None:
+    assert word in script("latency")._closeness(ratio)
+
+
+def test_a_command_is_timed_from_outside_and_its_failure_shows_its_last_lines(script: Any, tmp_path: Path) -> None:
+    figures = script("figures")
+    done = figures.run_timed([sys.executable, "-c", "print('answer')"], tmp_path / "log")
+    assert (done.output, done.seconds > 0, done.peak_rss_mb > 1) == ("answer\n", True, True)
+    with pytest.raises(AvsdkError, match="exit code 3"):
+        figures.run_timed([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "log")
+
+
+@pytest.mark.parametrize(("engine", "factory"), [("onnxruntime", "open_onnxruntime"), ("openvino", "open_openvino")])
+def test_a_direct_cell_is_measured_beside_the_session(  # type: ignore[no-untyped-def]
+    script: Any, make_bundle, engine: str, factory: str
+) -> None:
+    pytest.importorskip(engine, reason=f"pip install 'avsdk[{engine}]'")
+    plan = plans_for(open_bundle(make_bundle("a", engine=engine)), [], 1, pipeline=False)[0]
+    directly = replace(plan, bundle="direct", factory=getattr(script("direct"), factory))
+    report, errors = run_bench([plan, directly], Settings(budget_s=1.5))
+    assert not errors
+    assert [row.status for row in report.rows] == ["measured", "measured"]
+    assert report.rows[0].input == report.rows[1].input
+    assert [(item.row, item.reference) for item in report.comparisons] == [(1, 0)]
