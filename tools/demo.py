@@ -35,10 +35,12 @@ def answer_of(*arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
 def exported(answer: dict[str, Any]) -> list[Path]:
     """Print what an export says of its bundles, and return their folders."""
     for bundle in answer.get("bundles", ()):
-        snr_db = min((output["snr_db"] or 0.0 for output in bundle["parity"]["outputs"]), default=0.0)
+        parity = bundle["parity"]
+        snrs_db = [output["snr_db"] for output in parity["outputs"] if output["graph"] != "pipeline"]
+        distance = f"{min(snrs_db):.0f} dB from PyTorch" if snrs_db else parity["reason"]
         print(
-            f"  {bundle['path']}: effective {bundle['effective_precision']}, parity {bundle['parity']['verdict']} "
-            f"({snr_db:.0f} dB from PyTorch), {bundle['seconds']:.1f} s"
+            f"  {bundle['path']}: effective {bundle['effective_precision']}, parity {parity['verdict']} ({distance}), "
+            f"{bundle['seconds']:.1f} s"
         )
     for failure in answer.get("failed", ()):
         print(f"  {failure['target']}: {failure['reason']}")

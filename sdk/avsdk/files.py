@@ -121,6 +121,18 @@ def safe_join(root: Path, relative: str, *, refused: type[Refused] = Refused) ->
     return current
 
 
+def copy_folder(source: Path, out: Path, *, without: str = "") -> None:
+    """Copy the regular files beneath ``source`` into the folder ``out``, but for one name at the top.
+
+    The first failure is raised as it is, so that a full disk is told from other errors; ``shutil.copytree`` gathers them.
+    """
+    for file in sorted(source.rglob("*")):
+        relative = file.relative_to(source)
+        if file.is_file() and not file.is_symlink() and relative.as_posix() != without:
+            (out / relative.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, out / relative)
+
+
 def folder_size(path: Path) -> int:
     """Bytes of all regular files beneath ``path``; links are not followed."""
     return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from avsdk.errors import Refused
-from avsdk.files import atomic_folder, cache_home, safe_join, sha256_file
+from avsdk.files import atomic_folder, cache_home, copy_folder, safe_join, sha256_file
 
 _SEAL = "seal.json"
 
@@ -45,7 +45,7 @@ class FolderCache:
         """Copy ``content`` in under ``key`` and seal it with the hashes of its files."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with atomic_folder(self.root / key) as folder:
-            shutil.copytree(content, folder, dirs_exist_ok=True)
+            copy_folder(content, folder)
             files = {
                 file.relative_to(folder).as_posix(): sha256_file(file)
                 for file in sorted(folder.rglob("*"))
@@ -58,7 +58,7 @@ class FolderCache:
 
 def copy_content(folder: Path, out: Path) -> None:
     """Copy a cached folder's content, without its seal, into the existing folder ``out``."""
-    shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_SEAL))
+    copy_folder(folder, out, without=_SEAL)
 
 
 def _is_sound(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from tests.export.models import style_spec
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -15,7 +16,6 @@ from avsdk.spec import GraphSpec, ModelSpec
 from avsdk_export.program import export_program, save_program
 from avsdk_export.to_onnx import onnx_from_program, write_onnx
 from avsdk_train.families.style_transfer.network import TransformerNet
-from tests.export.models import style_spec
 
 
 @dataclass(frozen=True)

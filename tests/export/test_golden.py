@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.export.conftest import Exported
+from tests.export.models import vector_spec
 from torch import nn
 
 from avsdk.errors import ParityFailed, SizeNotBuilt, UsageError
@@ -22,8 +24,6 @@ from avsdk_export.golden import (
     takes_pictures,
     write_golden,
 )
-from tests.export.conftest import Exported
-from tests.export.models import vector_spec
 
 
 def test_samples_of_a_picture_model(style: Exported) -> None:

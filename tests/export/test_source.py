@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.export.models import style_spec
 
 from avsdk.errors import UnknownName, UsageError
 from avsdk_export.source import ModuleSource, TrainedSource, requested_sizes
 from avsdk_targets.onnx_check import check_onnx
 from avsdk_train.families.style_transfer.network import TransformerNet
-from tests.export.models import style_spec
 
 RECIPE = 'schema = 1\nfamily = "style_transfer"\n'
 
@@ -41,8 +41,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def module(folder: Path, name: str, body: str) -> None:
-    text = f"import torch\nfrom torch import nn\nfrom avsdk.spec import AxisRange, GraphSpec, ModelSpec, TensorSpec\n{body}"
-    (folder / f"{name}.py").write_text(text)
+    imports = "import torch\nfrom torch import nn\nfrom avsdk.spec import AxisRange, GraphSpec, ModelSpec, TensorSpec\n"
+    (folder / f"{name}.py").write_text(imports + body)
 
 
 def test_claims(run_folder: Path, here: Path) -> None:

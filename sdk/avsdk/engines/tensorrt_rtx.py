@@ -33,13 +33,15 @@ class TensorRtRtxSession(Session):
     @classmethod
     def availability(cls, device: str) -> Availability:
         """Whether the runtime, the driver and a GPU are here; ``device`` is compared when the engine file is opened."""
-        if util.find_spec("tensorrt_rtx") is None:
-            return Availability(False, "the package tensorrt-rtx-cu12 is not installed", _INSTALL)
+        absent = util.find_spec("tensorrt_rtx") is None
         try:
             with _Gpu():
-                return Availability(True)
-        except NotAvailable as error:
+                pass
+        except NotAvailable as error:  # said first: without a GPU the package is of no use
             return Availability(False, error.failed, error.fix)
+        if absent:
+            return Availability(False, "the package tensorrt-rtx-cu12 is not installed", _INSTALL)
+        return Availability(True)
 
     def _open(self) -> None:
         self._refuse_unvouched()
