@@ -30,7 +30,6 @@ from avsdk.spec import GraphSpec, Sizes  # noqa: E402
 if TYPE_CHECKING:
     from avsdk.predictor import Predictor
 
-PIPELINE = "pipeline"
 _PICTURE_OP = "image_rgb"
 
 

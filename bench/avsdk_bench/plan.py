@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from avsdk.bundle import Bundle
 from avsdk.errors import UnknownName, UsageError
+from avsdk.golden import PIPELINE
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec, Sizes
 from avsdk.worker import Worker
@@ -150,7 +151,7 @@ def plans_for(
         for sizes in _cell_sizes(bundle, graphs[0], axes):
             single = {**sizes, "batch": 1} if "batch" in sizes else sizes
             arguments = {"sizes": single}
-            plans.append(_plan(bundle, name, cell.PIPELINE, single, threads, seed, cell.open_pipeline, arguments))
+            plans.append(_plan(bundle, name, PIPELINE, single, threads, seed, cell.open_pipeline, arguments))
     return plans
 
 
@@ -181,7 +182,7 @@ def _plan(
 ) -> CellPlan:  # fmt: skip
     manifest = bundle.manifest
     artifact = _artifact(manifest.artifacts, graph, sizes)
-    used = [artifact] if artifact and graph != cell.PIPELINE else manifest.artifacts
+    used = [artifact] if artifact and graph != PIPELINE else manifest.artifacts
     names = {file for item in used for file in item.files}
     first = artifact or manifest.artifacts[0]
     return CellPlan(

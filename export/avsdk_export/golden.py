@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from avsdk.errors import NotAvailable, UsageError
-from avsdk.files import atomic_file
 from avsdk.media import read_image, resized
 from avsdk.ops import Trace, image_pipelines
 from avsdk.spec import GraphSpec, ModelSpec, TensorSpec
@@ -29,7 +28,6 @@ Feeds = Mapping[str, Array]
 Sizes = Mapping[str, int]
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
-PIPELINE = "pipeline"
 _SEED = 20_161_008
 
 
@@ -99,16 +97,6 @@ def golden_answers(spec: ModelSpec, reference: Reference, pictures: Sequence[Arr
         outputs = reference({reference.graph.inputs[0].name: before(picture, trace)})
         answers.append({"answer": after(outputs[reference.graph.outputs[0].name], trace)})
     return answers
-
-
-def write_golden(path: Path, inputs: Sequence[Feeds], outputs: Sequence[Feeds]) -> None:
-    """Write the samples; the same samples give the same bytes."""
-    arrays: dict[str, Any] = {
-        f"in.{index}.{name}": array for index, feeds in enumerate(inputs) for name, array in feeds.items()
-    }
-    arrays |= {f"out.{index}.{name}": array for index, made in enumerate(outputs) for name, array in made.items()}
-    with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
 
 
 def takes_pictures(spec: ModelSpec, graph: GraphSpec) -> bool:

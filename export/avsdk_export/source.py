@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from avsdk.errors import AvsdkError, UsageError
 from avsdk.files import sha256_file
+from avsdk.golden import PIPELINE, write_golden
 from avsdk.source import SourceFiles
 from avsdk.spec import GraphSpec
 from avsdk_train.family import load_trained, model_files
@@ -125,7 +126,7 @@ def requested_sizes(options: Mapping[str, str]) -> list[dict[str, int]]:
 
 def _export_graph(trained: TrainedModel, graph: GraphSpec, files: SourceFiles, requested: list[dict[str, int]]) -> None:
     from avsdk_export.check import require_parity
-    from avsdk_export.golden import Reference, golden_samples, write_golden
+    from avsdk_export.golden import Reference, golden_samples
     from avsdk_export.program import export_program, save_program
     from avsdk_export.to_onnx import onnx_from_program, write_onnx
 
@@ -137,20 +138,21 @@ def _export_graph(trained: TrainedModel, graph: GraphSpec, files: SourceFiles, r
     arrays = None if examples is None else {name: value.numpy() for name, value in examples.items()}
     inputs = golden_samples(trained.spec, graph, requested, arrays)
     reference = Reference(network, graph)
-    write_golden(files.golden[graph.name], inputs, [reference(feeds) for feeds in inputs])
+    write_golden(files.golden[graph.name], [(feeds, reference(feeds)) for feeds in inputs])
     require_parity(files.onnx[graph.name], files.golden[graph.name], graph.name)
 
 
 def _write_pipeline(trained: TrainedModel, out: Path, requested: list[dict[str, int]]) -> dict[str, Path]:
     """The golden file of the whole way from picture to picture, where the model goes it."""
-    from avsdk_export.golden import PIPELINE, Reference, golden_answers, golden_pictures, takes_pictures, write_golden
+    from avsdk_export.golden import Reference, golden_answers, golden_pictures, takes_pictures
 
     graph = trained.spec.graphs[0]
     if not takes_pictures(trained.spec, graph) or not trained.spec.postprocess:
         return {}
     pictures = golden_pictures(graph, requested)
     answers = golden_answers(trained.spec, Reference(trained.networks[graph.name], graph), pictures)
-    write_golden(out / f"{PIPELINE}.npz", [{"media": picture} for picture in pictures], answers)
+    media = [{"media": picture} for picture in pictures]
+    write_golden(out / f"{PIPELINE}.npz", list(zip(media, answers, strict=True)))
     return {PIPELINE: out / f"{PIPELINE}.npz"}
 
 

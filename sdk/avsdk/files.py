@@ -124,7 +124,7 @@ def safe_join(root: Path, relative: str, *, refused: type[Refused] = Refused) ->
 def copy_folder(source: Path, out: Path, *, without: str = "") -> None:
     """Copy the regular files beneath ``source`` into the folder ``out``, but for one name at the top.
 
-    The first failure is raised as it is, so that a full disk is told from other errors; ``shutil.copytree`` gathers them.
+    The first failure is raised as it is, so that a full disk is known as one; ``shutil.copytree`` gathers failures.
     """
     for file in sorted(source.rglob("*")):
         relative = file.relative_to(source)

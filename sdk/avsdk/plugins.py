@@ -21,7 +21,6 @@ from typing import Any
 
 from avsdk.errors import NotAvailable, UnknownName
 
-
 _EXTRAS = {"sources": "pip install 'avsdk[export]'", "families": "pip install 'avsdk[train]'"}
 """The extra that serves a whole group; elsewhere a plug-in's extra has its name."""
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 def decode(kind: type[T], document: object, *, where: str, refused: type[Refused] = Refused) -> T:
     """Build the dataclass ``kind`` from a parsed JSON or TOML ``document``.
 
-    ``where`` names the file in messages. Raises ``refused`` on an unknown or missing key and on a value of another type.
+    ``where`` names the file in messages. Raises ``refused`` on an unknown or missing key or a value of another type.
     Field types may be: str, int, float, bool, Any, None, Optional/Union of these, tuple[X, ...], Mapping[str, X],
     Literal and nested dataclasses.
     """

@@ -1,8 +1,4 @@
-"""Runs a bundle on its golden samples and compares, in a child process that a bad artifact may take down.
-
-Golden files hold ``in.<i>.<tensor>`` and ``out.<i>.<tensor>`` per sample. The file ``pipeline`` holds media and
-answers: ``in.<i>.media`` and ``out.<i>.answer``, made by the reference through the same pre- and post-processing.
-"""
+"""Runs a bundle on its golden samples and compares, in a child process that a bad artifact may take down."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ import numpy as np
 
 from avsdk import plugins
 from avsdk.bundle import Bundle, open_bundle
+from avsdk.golden import PIPELINE, read_golden
 from avsdk.host import default_threads
 from avsdk.parity import Arrays, Parity, compare, merge
 from avsdk.precision import TOLERANCES, Tolerance
@@ -23,12 +20,9 @@ from avsdk.schema import decode, encode
 from avsdk.session import LoadedGraph, Session
 from avsdk.worker import call_in_child
 
-PIPELINE = "pipeline"
 _TIMEOUT_S = 900.0
 _PICTURE_FP32 = Tolerance(cosine=0.99999, snr_db=50.0, max_abs=2 / 255, agreement=1.0)
 """An fp32 difference of 1e-4 flips the rounding to 8 bits of a few pixels: one step each, 60 dB and more in all."""
-
-Sample = tuple[Arrays, Arrays]
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def run_golden(path: str, threads: int, executed_on: str) -> dict[str, Any]:
 def _graph_parity(bundle: Bundle, graph: LoadedGraph, executed_on: str) -> Parity:
     """Compare at every golden size that was built; with dynamic axes that is all of them."""
     name = graph.graph.name
-    samples = _samples(bundle.file(bundle.manifest.golden[name]))
+    samples = read_golden(bundle.file(bundle.manifest.golden[name]))
     fitting = [sample for sample in samples if _is_built(graph, sample[0])]
     if not fitting:
         return Parity.not_run(f"no golden sample of graph {name!r} has a built size")
@@ -107,7 +101,7 @@ def _pipeline_parity(bundle: Bundle, threads: int, executed_on: str) -> Parity:
     predictor: Predictor = predictor_for(bundle, threads=threads, settings={})
     references: list[Arrays] = []
     candidates: list[Arrays] = []
-    for feeds, wanted in _samples(bundle.file(bundle.manifest.golden[PIPELINE])):
+    for feeds, wanted in read_golden(bundle.file(bundle.manifest.golden[PIPELINE])):
         if predictor.accepts(feeds["media"]):
             references.append({"answer": np.asarray(wanted["answer"]).astype(np.float32)})
             candidates.append({"answer": np.asarray(predictor(feeds["media"])).astype(np.float32)})
@@ -135,16 +129,3 @@ def _is_built(graph: LoadedGraph, feeds: Arrays) -> bool:
         return True
     sizes = graph.graph.sizes_of({name: np.asarray(array).shape for name, array in feeds.items()})
     return sizes in graph.built_sizes
-
-
-def _samples(file: Path) -> list[Sample]:
-    """Read a golden file: one pair of inputs and outputs per sample."""
-    with np.load(file, allow_pickle=False) as stored:
-        count = 1 + max(int(key.split(".")[1]) for key in stored.files)
-        return [
-            (
-                {key.split(".", 2)[2]: stored[key] for key in stored.files if key.startswith(f"in.{index}.")},
-                {key.split(".", 2)[2]: stored[key] for key in stored.files if key.startswith(f"out.{index}.")},
-            )
-            for index in range(count)
-        ]

@@ -13,12 +13,13 @@ from typing import Any
 
 from avsdk import __version__, plugins
 from avsdk.bundle import Artifact, Bundle, Manifest, is_bundle, open_bundle, write_manifest
-from avsdk.errors import AvsdkError, NotAvailable, UnknownName, UsageError
-from avsdk.files import atomic_folder, write_atomic
+from avsdk.errors import AvsdkError, ModelRefused, NotAvailable, UnknownName, UsageError
+from avsdk.files import atomic_folder, safe_join, write_atomic
 from avsdk.host import probe
 from avsdk.parity import Parity
 from avsdk.precision import PRECISIONS, check_executed
 from avsdk.schema import encode
+from avsdk.session import Session
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import GraphSpec, ModelSpec
 from avsdk.verify import verify_bundle
@@ -123,6 +124,7 @@ class Exporter:
 
     def _key(self, plan: Plan) -> str:
         host = probe()
+        engine: type[Session] = plugins.load("engines", plan.candidate.engine)
         return cache_key(
             {
                 "avsdk": __version__,
@@ -134,6 +136,7 @@ class Exporter:
                 "precision": plan.precision,
                 "sizes": [dict(sizes) for sizes in self.options.sizes],
                 "compiler": plan.compiler.identity(),
+                "verified_here": engine.availability(plan.candidate.device).ok,
                 "code": _code_version(),
                 "host": [host.cpu, host.isa],
             }
@@ -145,7 +148,7 @@ class Exporter:
         folder = Path(self._work.name) / f"{plan.candidate.engine}-{plan.candidate.device}-{plan.precision}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        model = _place(folder, "model", files.onnx, ".onnx")
+        model = _place_models(folder, files.onnx)
         golden = _place(folder, "golden", files.golden, ".npz")
         _place(folder, "assets", files.assets, "")
         artifacts: list[Artifact] = []
@@ -195,7 +198,7 @@ class Exporter:
         )
 
     def _materialise(self) -> SourceFiles:
-        """The source's files, cached or made now; our own code checks the ONNX before anything else reads it."""
+        """The source's files, cached or made now."""
         if self._files is not None:
             return self._files
         cache = FolderCache("sources")
@@ -208,8 +211,6 @@ class Exporter:
             write_atomic(made / "source.json", json.dumps(_relative(files, made)))
             folder = cache.put(self._fingerprint, made)
         self._files = _absolute(json.loads((folder / "source.json").read_text()), folder)
-        for file in self._files.onnx.values():
-            check_onnx(file)
         return self._files
 
     def _publish(self, folder: Path) -> Bundle:
@@ -297,6 +298,16 @@ def _place(folder: Path, room: str, files: Mapping[str, Path], suffix: str) -> d
         shutil.copyfile(file, folder / relative)
         placed[name] = relative
     return placed
+
+
+def _place_models(folder: Path, onnx: Mapping[str, Path]) -> dict[str, str]:
+    """Copy the ONNX files, with the external data that they name, once our own code has looked through them."""
+    for file in onnx.values():
+        for name in check_onnx(file).external:
+            place = folder / "model" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(safe_join(file.parent, name, refused=ModelRefused), place)
+    return _place(folder, "model", onnx, ".onnx")
 
 
 def _relative(files: SourceFiles, root: Path) -> dict[str, Any]:

@@ -144,9 +144,7 @@ def _report_target(name: str, done: list[Any], failed: list[Any], skipped: list[
     manifest = item.bundle.manifest
     origin = "from the build cache" if item.cached else "built"
     show(f"{name}: {item.bundle.path}")
-    show(
-        f"  {manifest.engine}:{manifest.device}, asked for {manifest.precision}, got {manifest.effective_precision}"
-    )
+    show(f"  {manifest.engine}:{manifest.device}, asked for {manifest.precision}, got {manifest.effective_precision}")
     for passed in item.passed_over:
         show(f"  passed over {passed}")
     parity = manifest.parity

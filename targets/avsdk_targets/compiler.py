@@ -18,7 +18,7 @@ from avsdk.schema import encode
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec
 from avsdk.worker import call_in_child
-from avsdk_targets.onnx_check import OnnxLimits
+from avsdk_targets.onnx_check import OnnxLimits, check_onnx, require_limits
 from avsdk_targets.toolchain import PackageNeed, environment_for
 
 _BUILD_TIMEOUT_S = 900.0
@@ -96,7 +96,7 @@ class Compiler(ABC):
             return Verdict(False, error.failed, error.fix)
         return Verdict(True)
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> Mapping[str, str]:
         """What decides the result beside the job: the environment's package versions; part of the build cache's key."""
         return environment_for(self.package, self.toolchain).versions
 
@@ -111,6 +111,7 @@ class Compiler(ABC):
             raise UsageError(
                 f"{self.engine} is built at fixed sizes", expected="sizes", fix="--axis height=...,width=..."
             )
+        require_limits(check_onnx(job.onnx), self.onnx_limits, engine=self.engine)
         environment = environment_for(self.package, self.toolchain)
         answer = call_in_child(
             self.build,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsdk.bundle import MANIFEST, Bundle, is_bundle, open_bundle
-from avsdk.errors import ModelRefused, NotAvailable, Refused, UsageError
-from avsdk.files import atomic_file, safe_join, sha256_file
+from avsdk.engines.onnxruntime import reference_outputs
+from avsdk.errors import ModelRefused, UsageError
+from avsdk.files import safe_join, sha256_file
+from avsdk.golden import PIPELINE, read_golden, write_golden
 from avsdk.ops import Trace, image_pipelines
 from avsdk.source import SourceFiles
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, TensorSpec
@@ -31,7 +32,6 @@ Array = NDArray[Any]
 Sizes = Mapping[str, int]
 
 REFERENCE = "ONNX Runtime fp32, graph optimisation off"
-PIPELINE = "pipeline"
 _TIMEOUT_S = 900.0
 _MEMORY_MB = 16_384
 _SEED = 20_161_008
@@ -69,7 +69,7 @@ class OnnxSource:
         feeds, answers = _sampled(copied, graph, requested, pictures=pictures)
         graph = _with_true_outputs(graph, feeds, answers)
         golden = out / f"{graph.name}.npz"
-        _write_golden(golden, list(zip(feeds, answers)))
+        write_golden(golden, list(zip(feeds, answers)))
         return SourceFiles(
             spec=replace(spec, graphs=(graph,)),
             onnx={graph.name: copied},
@@ -108,42 +108,9 @@ class BundleSource:
         return SourceFiles(spec=spec, onnx=onnx, golden=golden, assets=assets, origin=dict(bundle.manifest.source))
 
 
-def run_reference(onnx: str, samples: list[dict[str, Array]]) -> list[dict[str, Any]]:
-    """In the child: the outputs per sample, or ``{"failed": text}`` for one that the model cannot take.
-
-    Raises ``ModelRefused`` for a malformed graph and ``NotAvailable`` for one that ONNX Runtime does not know.
-    """
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the package is imported
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    name = Path(onnx).name
-    try:
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except (state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument) as error:
-        raise ModelRefused(f"{name} is malformed: {error}", expected="a valid ONNX graph") from error
-    except (state.Fail, state.NotImplemented, state.RuntimeException) as error:
-        raise NotAvailable(
-            f"ONNX Runtime cannot load {name}: {error}",
-            expected="operators and versions that it knows, since it gives the reference outputs",
-            fix="export the model with ONNX's own operators at opset 20",
-        ) from error
-    outputs = [output.name for output in session.get_outputs()]
-    answers: list[dict[str, Any]] = []
-    for feeds in samples:
-        try:
-            answers.append(dict(zip(outputs, session.run(outputs, feeds))))
-        except (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented) as error:
-            answers.append({"failed": str(error)})
-    return answers
-
-
 def _reference(onnx: Path, samples: Sequence[Mapping[str, Array]]) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = call_in_child(
-        run_reference,
+        reference_outputs,
         name="reference",
         timeout_s=_TIMEOUT_S,
         memory_mb=_MEMORY_MB,
@@ -330,13 +297,13 @@ def _add_golden(
     spec: ModelSpec, graph: GraphSpec, onnx: Path, golden: Mapping[str, Path], sizes: dict[str, int]
 ) -> None:
     """Give a size without a golden sample one: the first sample's content, stretched, and the reference's answer."""
-    samples = _read_golden(golden[graph.name])
+    samples = read_golden(golden[graph.name])
     shapes = [{name: array.shape for name, array in feeds.items()} for feeds, _ in samples]
     if all(graph.sizes_of(item) != sizes for item in shapes):
         feeds = {item.name: _stretched(samples[0][0][item.name], item.sized(sizes)) for item in graph.inputs}
-        _write_golden(golden[graph.name], [*samples, (feeds, _answer(onnx, feeds, sizes))])
+        write_golden(golden[graph.name], [*samples, (feeds, _answer(onnx, feeds, sizes))])
     if PIPELINE in golden and {"height", "width"} <= set(sizes):
-        pictures = _read_golden(golden[PIPELINE])
+        pictures = read_golden(golden[PIPELINE])
         first = pictures[0][0]["media"]
         picture = _stretched(first, (*first.shape[:-3], sizes["height"], sizes["width"], 3))
         if all(picture.shape != feeds["media"].shape for feeds, _ in pictures):
@@ -344,7 +311,7 @@ def _add_golden(
             trace = Trace()
             answer = _answer(onnx, {graph.inputs[0].name: before(picture, trace)}, sizes)
             made = {"answer": after(answer[graph.outputs[0].name], trace)}
-            _write_golden(golden[PIPELINE], [*pictures, ({"media": picture}, made)])
+            write_golden(golden[PIPELINE], [*pictures, ({"media": picture}, made)])
 
 
 def _answer(onnx: Path, feeds: Mapping[str, Array], sizes: Sizes) -> dict[str, Array]:
@@ -364,29 +331,6 @@ def _stretched(array: Array, shape: tuple[int, ...]) -> Array:
 def _requested_sizes(options: Mapping[str, str]) -> list[dict[str, int]]:
     sizes: list[dict[str, int]] = json.loads(options.get("sizes", "[]"))
     return sizes
-
-
-def _read_golden(path: Path) -> list[tuple[dict[str, Array], dict[str, Array]]]:
-    samples: dict[int, tuple[dict[str, Array], dict[str, Array]]] = {}
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            for key in stored.files:
-                side, index, name = key.split(".", 2)
-                samples.setdefault(int(index), ({}, {}))[side == "out"][name] = stored[key]
-    except (OSError, ValueError, EOFError) as error:
-        raise Refused(f"{path.name} holds no golden samples: {error}", expected="in.<i>.<tensor> and out.*") from error
-    return [samples[index] for index in sorted(samples)]
-
-
-def _write_golden(path: Path, samples: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]) -> None:
-    arrays: dict[str, Any] = {
-        f"in.{index}.{name}": array for index, (feeds, _) in enumerate(samples) for name, array in feeds.items()
-    }
-    arrays.update(
-        {f"out.{index}.{name}": item for index, (_, made) in enumerate(samples) for name, item in made.items()}
-    )
-    with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
 
 
 def _fingerprint(content: Mapping[str, Any], options: Mapping[str, str]) -> str:

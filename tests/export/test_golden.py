@@ -12,9 +12,10 @@ from tests.export.models import vector_spec
 from torch import nn
 
 from avsdk.errors import ParityFailed, SizeNotBuilt, UsageError
+from avsdk.golden import read_golden, write_golden
 from avsdk.ops import Trace, image_pipelines
 from avsdk.spec import AxisRange
-from avsdk_export.check import read_golden, require_parity
+from avsdk_export.check import require_parity
 from avsdk_export.golden import (
     Reference,
     golden_answers,
@@ -22,7 +23,6 @@ from avsdk_export.golden import (
     golden_samples,
     photograph_at,
     takes_pictures,
-    write_golden,
 )
 
 
@@ -74,7 +74,7 @@ def test_golden_file(style: Exported, tmp_path: Path) -> None:
     assert len(inputs) == 3
     outputs = [reference(feeds) for feeds in inputs]
     for name in ("a.npz", "b.npz"):
-        write_golden(tmp_path / name, inputs, outputs)
+        write_golden(tmp_path / name, list(zip(inputs, outputs, strict=True)))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     with np.load(tmp_path / "a.npz") as stored:
         assert set(stored.files) == {f"{side}.{i}.{name}" for i in range(len(inputs))
@@ -90,10 +90,10 @@ def test_parity_is_required(style: Exported, tmp_path: Path) -> None:
     feeds = {"image": np.full((1, 3, 64, 64), 100, np.float32)}
     feeds["image"][..., ::3] = 7
     right = Reference(style.network, style.graph)(feeds)
-    write_golden(tmp_path / "right.npz", [feeds], [right])
+    write_golden(tmp_path / "right.npz", [(feeds, right)])
     record = require_parity(style.onnx, tmp_path / "right.npz", "transform")
     assert (record.verdict, record.samples, record.reference) == ("pass", 1, "PyTorch fp32")
-    write_golden(tmp_path / "wrong.npz", [feeds], [{"styled": right["styled"] * np.float32(1.01)}])
+    write_golden(tmp_path / "wrong.npz", [(feeds, {"styled": right["styled"] * np.float32(1.01)})])
     with pytest.raises(ParityFailed, match="the ONNX file of graph 'transform' differs from PyTorch"):
         require_parity(style.onnx, tmp_path / "wrong.npz", "transform")
 

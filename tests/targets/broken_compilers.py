@@ -25,14 +25,19 @@ def die_by_signal(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_damaged(request: dict[str, Any]) -> dict[str, Any]:
-    """Compile properly, then add 0.3 to every weight of the first large constant: loads, runs, other numbers."""
+    """Compile properly, then turn the weights of the largest constant around: it loads, it runs, it gives other numbers."""
+    import re
+
     import numpy as np
 
     answer = openvino_build(request)
-    file = Path(request["out"]) / answer["files"][1]
-    weights = np.frombuffer(file.read_bytes(), np.float32).copy()
-    weights[: min(200, len(weights))] += 0.3
-    file.write_bytes(weights.tobytes())
+    graph, file = (Path(request["out"]) / name for name in answer["files"])
+    constants = re.findall(r'element_type="f32" shape="[^"]*" offset="(\d+)" size="(\d+)"', graph.read_text())
+    offset, size = max(((int(a), int(b)) for a, b in constants), key=lambda item: item[1])
+    data = bytearray(file.read_bytes())
+    weights = np.frombuffer(data, np.float32, size // 4, offset)
+    data[offset : offset + size] = weights[::-1].tobytes()
+    file.write_bytes(data)
     return answer
 
 

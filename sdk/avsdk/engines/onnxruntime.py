@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from avsdk.errors import NotAvailable, SilentFallback
+from avsdk.errors import ModelRefused, NotAvailable, SilentFallback
 from avsdk.session import Array, Availability, Execution, Session
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -111,6 +111,39 @@ class OnnxRuntimeSession(Session):
     def _close(self) -> None:
         self._session = None
         self._folder.cleanup()
+
+
+def reference_outputs(onnx: str, samples: list[dict[str, Array]]) -> list[dict[str, Any]]:
+    """The fp32 reference of an ONNX file: no graph optimisation, one answer per sample, on the CPU.
+
+    A sample that the model cannot take is answered by ``{"failed": text}``. Call it in a child process.
+    Raises ``ModelRefused`` for a malformed graph and ``NotAvailable`` for one that ONNX Runtime does not know.
+    """
+    runtime = _runtime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    name = Path(onnx).name
+    try:
+        session = runtime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except (state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument) as error:
+        raise ModelRefused(f"{name} is malformed: {error}", expected="a valid ONNX graph") from error
+    except (state.Fail, state.NotImplemented, state.RuntimeException) as error:
+        raise NotAvailable(
+            f"ONNX Runtime cannot load {name}: {error}",
+            expected="operators and versions that it knows, since it gives the reference outputs",
+            fix="export the model with ONNX's own operators at opset 20",
+        ) from error
+    outputs = [output.name for output in session.get_outputs()]
+    answers: list[dict[str, Any]] = []
+    for feeds in samples:
+        try:
+            answers.append(dict(zip(outputs, session.run(outputs, feeds))))
+        except (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented) as error:
+            answers.append({"failed": str(error)})
+    return answers
 
 
 def _runtime() -> Any:

@@ -1,1 +1,1 @@
-"""One file per engine, named as the engine. ``build`` runs in a child process; nothing here imports a compiler at the top."""
+"""One file per engine, named as the engine. ``build`` runs in a child process; no compiler is imported at the top."""
