@@ -6,7 +6,7 @@ answers, ``in.<i>.media`` and ``out.<i>.answer``, made by the reference through 
 
 from __future__ import annotations
 
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avsdk.arrays import read_arrays
 from avsdk.errors import BundleRefused
 from avsdk.files import atomic_file
 
 PIPELINE = "pipeline"
 """The golden file of the whole way from media to answer."""
+
+_KEY = re.compile(r"(?P<side>in|out)\.(?P<index>[0-9]{1,6})\.(?P<name>.+)")
 
 Array = NDArray[Any]
 Sample = tuple[dict[str, Array], dict[str, Array]]
@@ -27,16 +30,20 @@ Sample = tuple[dict[str, Array], dict[str, Array]]
 
 def read_golden(path: Path) -> list[Sample]:
     """Every sample of a golden file. Raises ``BundleRefused`` for a file that is none."""
+
+    def wrong(reason: str) -> BundleRefused:
+        return BundleRefused(
+            f"{path.name} holds no golden samples: {reason}",
+            expected="an .npz of in.<i>.<tensor> and out.<i>.<tensor>",
+            fix="export the bundle again",
+        )
+
     samples: dict[int, Sample] = {}
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            for key in stored.files:
-                side, index, name = key.split(".", 2)
-                samples.setdefault(int(index), ({}, {}))[side == "out"][name] = stored[key]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleRefused(
-            f"{path.name} holds no golden samples: {error}", expected="in.<i>.<tensor> and out.<i>.<tensor>"
-        ) from error
+    for key, array in read_arrays(path, wrong).items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise wrong(f"it has the array {key!r}")
+        samples.setdefault(int(match["index"]), ({}, {}))[match["side"] == "out"][match["name"]] = array
     return [samples[index] for index in sorted(samples)]
 
 

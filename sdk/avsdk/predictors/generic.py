@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from avsdk import media
+from avsdk.arrays import read_arrays
 from avsdk.errors import BundleRefused, SizeNotBuilt, UnusableInput
 from avsdk.files import atomic_file
 from avsdk.ops import Trace, image_pipelines
@@ -18,8 +18,6 @@ from avsdk.ops.video import repeated_to
 from avsdk.predictor import Predictor, Progress
 from avsdk.session import Array, LoadedGraph
 from avsdk.spec import AxisRange, ModelSpec
-
-_MAX_ARRAY_BYTES = 1 << 30
 
 
 class TensorPredictor(Predictor):
@@ -49,7 +47,7 @@ class TensorPredictor(Predictor):
     def _run_file(self, source: Path, out: Path, progress: Progress | None) -> int:
         del progress
         media.check_suffix(out, (".npz",), "arrays")
-        write_arrays(out, self(read_arrays(source)))
+        write_arrays(out, self(arrays_from_file(source)))
         return 1
 
     def _name(self, graph: str, tensor: str) -> str:
@@ -246,21 +244,16 @@ class ImagePredictor(Predictor):
         )
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
+def arrays_from_file(path: Path) -> dict[str, Array]:
     """The arrays of an .npz that holds no pickles and unpacks to at most 1 GiB; else ``UnusableInput``."""
     expected = "an .npz of plain arrays"
     if not path.is_file() or not path.stat().st_size:
         raise UnusableInput(f"{path} {'is empty (0 bytes)' if path.is_file() else 'is no file'}", expected=expected)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > _MAX_ARRAY_BYTES:
-            raise UnusableInput(f"{path} unpacks to {unpacked} bytes", expected=f"at most {_MAX_ARRAY_BYTES}")
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        fix = "write it with numpy.savez"
-        raise UnusableInput(f"{path} cannot be read: {error}", expected=expected, fix=fix) from error
+
+    def wrong(reason: str) -> UnusableInput:
+        return UnusableInput(f"{path} cannot be read: {reason}", expected=expected, fix="write it with numpy.savez")
+
+    return read_arrays(path, wrong)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
