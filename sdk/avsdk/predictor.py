@@ -187,5 +187,7 @@ def predictor_for(
     manifest = bundle.manifest
     kind: type[Predictor] = plugins.load("predictors", manifest.spec.predictor)
     predictor = kind(manifest.spec, bundle.load_graphs(count), bundle.path / "assets", settings or {})
-    predictor.rebuild = f"avsdk export {bundle.path} --target {manifest.target}"
+    source = manifest.source
+    model = f"zoo:{source['name']}" if source.get("kind") == "zoo" else str(bundle.path)
+    predictor.rebuild = f"avsdk export {model} --target {manifest.target}"
     return predictor

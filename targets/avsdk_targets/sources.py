@@ -17,13 +17,14 @@ from typing import Any, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from avsdk import plugins
 from avsdk.bundle import MANIFEST, Bundle, is_bundle, open_bundle
 from avsdk.engines.onnxruntime import reference_outputs
-from avsdk.errors import ModelRefused, UsageError
+from avsdk.errors import ModelRefused, NotAvailable, Refused, UsageError
 from avsdk.files import safe_join, sha256_file
 from avsdk.golden import PIPELINE, read_golden, write_golden
 from avsdk.ops import Trace, image_pipelines
-from avsdk.source import SourceFiles
+from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, TensorSpec
 from avsdk.worker import call_in_child
 from avsdk_targets.onnx_check import OnnxFacts, ValueFact, check_onnx
@@ -79,7 +80,11 @@ class OnnxSource:
 
 
 class BundleSource:
-    """A bundle, built again from the ONNX files and golden samples that it carries."""
+    """A bundle, built again: from the zoo model it was made of, where that is at hand unchanged, else from its ONNX.
+
+    The zoo's is preferred because some compilers start from the PyTorch program, which never ships. No other source is
+    looked up: a manifest from a stranger must not choose code or files of this machine.
+    """
 
     def claims(self, model: str) -> bool:
         """Whether the folder holds a manifest."""
@@ -87,11 +92,20 @@ class BundleSource:
 
     def fingerprint(self, model: str, options: Mapping[str, str]) -> str:
         """A hash of the manifest, which holds the hashes of all files, the options and this code."""
-        return _fingerprint({"manifest": sha256_file(Path(model) / MANIFEST)}, options)
+        original = _zoo_model(open_bundle(Path(model)))
+        content = {"manifest": sha256_file(Path(model) / MANIFEST)}
+        if original:
+            content["zoo"] = _zoo_source().fingerprint(original, options)
+        return _fingerprint(content, options)
 
     def materialise(self, model: str, out: Path, options: Mapping[str, str]) -> SourceFiles:
         """Check the bundle and copy what it was built from; sizes without a golden sample get one."""
         bundle = open_bundle(Path(model))
+        original = _zoo_model(bundle)
+        if original:
+            files = _zoo_source().materialise(original, out / "zoo", options)
+            if files.origin.get("sha256") == bundle.manifest.source.get("sha256"):
+                return files
         spec = bundle.manifest.spec
         onnx = {graph.name: _model_of(bundle, graph, out) for graph in spec.graphs}
         golden = {name: out / "golden" / f"{name}.npz" for name in bundle.manifest.golden}
@@ -106,6 +120,24 @@ class BundleSource:
             file.parent.mkdir(exist_ok=True)
             shutil.copyfile(bundle.file(spec.assets[name]), file)
         return SourceFiles(spec=spec, onnx=onnx, golden=golden, assets=assets, origin=dict(bundle.manifest.source))
+
+
+def _zoo_source() -> ModelSource:
+    source: ModelSource = plugins.load("sources", "trained")()
+    return source
+
+
+def _zoo_model(bundle: Bundle) -> str:
+    """``zoo:NAME`` of the model that the bundle was made of, where it can be had here; else nothing."""
+    source = bundle.manifest.source
+    model = f"zoo:{source.get('name')}"
+    if source.get("kind") != "zoo":
+        return ""
+    try:
+        _zoo_source().fingerprint(model, {})
+    except (NotAvailable, UsageError, Refused):
+        return ""
+    return model
 
 
 def _reference(onnx: Path, samples: Sequence[Mapping[str, Array]]) -> list[dict[str, Any]]:
