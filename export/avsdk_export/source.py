@@ -59,7 +59,7 @@ class ModuleSource:
 
     This imports and runs the code that the name stands for, as ``python -m`` would: name only code that you trust.
     The fingerprint sees the module's file and every file beside it or in its package; what the function reads from
-    elsewhere it does not see. A changed ``--set`` value makes the model anew.
+    elsewhere it does not see.
     """
 
     def claims(self, model: str) -> bool:
@@ -92,6 +92,9 @@ class ModuleSource:
 def materialise(trained: TrainedModel, out: Path, options: Mapping[str, str]) -> SourceFiles:
     """Write ``<graph>.pt2``, ``<graph>.onnx`` and golden samples of every graph, and copy the assets."""
     requested = requested_sizes(options)
+    for graph in trained.spec.graphs:  # the cheapest refusal first
+        for sizes in requested:
+            graph.complete_sizes(sizes)
     out.mkdir(parents=True, exist_ok=True)
     files = SourceFiles(
         spec=replace(trained.spec, assets={name: f"assets/{name}" for name in trained.assets}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,11 +14,10 @@ from typing import Any
 from avsdk import __version__, plugins
 from avsdk.bundle import Artifact, Bundle, Manifest, is_bundle, open_bundle, write_manifest
 from avsdk.errors import AvsdkError, ModelRefused, NotAvailable, UnknownName, UsageError
-from avsdk.files import atomic_folder, safe_join, write_atomic
+from avsdk.files import atomic_folder, safe_join, typed_write_errors, write_atomic
 from avsdk.host import probe
 from avsdk.parity import Parity
 from avsdk.precision import PRECISIONS, check_executed
-from avsdk.schema import encode
 from avsdk.session import Session
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import GraphSpec, ModelSpec
@@ -43,12 +42,13 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """One finished bundle."""
+    """One finished bundle. ``notices``: what was decided without being asked for, as another precision than fp32."""
 
     bundle: Bundle
     seconds: float
     cached: bool
     passed_over: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Plan:
     compiler: Compiler
     precision: str
     passed_over: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
 def plan_target(target: Target, precision: str | None) -> Plan:
@@ -71,15 +72,16 @@ def plan_target(target: Target, precision: str | None) -> Plan:
         raise NotAvailable(
             f"{target.name} has no {chosen}",
             expected=f"one of: {', '.join(target.precisions)}",
-            fix="choose --precision",
+            fix=f"--precision {target.precisions[0]}",
         )
+    notices = (_unasked_precision(target, chosen),) if precision is None and chosen != "fp32" else ()
     passed: list[str] = []
     fixes: list[str] = []
     for candidate in target.candidates:
         compiler: Compiler = plugins.load("compilers", candidate.engine)()
         verdict = compiler.check(candidate.device, candidate.arch, chosen)
         if verdict.ok:
-            return Plan(target, candidate, compiler, chosen, tuple(passed))
+            return Plan(target, candidate, compiler, chosen, tuple(passed), notices)
         passed.append(f"{candidate.engine}: {verdict.reason}")
         fixes.append(verdict.fix)
     raise NotAvailable(
@@ -97,13 +99,16 @@ class Exporter:
         self.options = options
         self.notice = notice
         self.source = find_source(model)
+        _require_known(options.settings, getattr(self.source, "settings", ()), model)
         self._source_options = {
             **options.settings,
             "sizes": json.dumps([dict(sorted(sizes.items())) for sizes in options.sizes]),
         }
         self._fingerprint = self.source.fingerprint(model, self._source_options)
+        _make_out(options.out)
         self._work = TemporaryDirectory(prefix="avsdk-export-")
         self._files: SourceFiles | None = None
+        self._failure: AvsdkError | None = None
         self._cache = FolderCache("bundles")
 
     def __enter__(self) -> Exporter:
@@ -120,7 +125,7 @@ class Exporter:
         cached = self._cache.get(key)
         folder = cached or self._cache.put(key, self._build(plan))
         bundle = self._publish(folder)
-        return Exported(bundle, time.monotonic() - started, cached is not None, plan.passed_over)
+        return Exported(bundle, time.monotonic() - started, cached is not None, plan.passed_over, plan.notices)
 
     def _key(self, plan: Plan) -> str:
         host = probe()
@@ -198,20 +203,26 @@ class Exporter:
         )
 
     def _materialise(self) -> SourceFiles:
-        """The source's files, cached or made now."""
-        if self._files is not None:
-            return self._files
-        cache = FolderCache("sources")
-        folder = cache.get(self._fingerprint)
-        if folder is None:
-            self.notice(f"making ONNX from {self.model}")
-            made = Path(self._work.name) / "source"
-            made.mkdir()
-            files = self.source.materialise(self.model, made, self._source_options)
-            write_atomic(made / "source.json", json.dumps(_relative(files, made)))
-            folder = cache.put(self._fingerprint, made)
-        self._files = _absolute(json.loads((folder / "source.json").read_text()), folder)
+        """The source's files, cached or made now; a model that cannot be exported is tried for one target only."""
+        if self._failure is not None:
+            raise self._failure
+        if self._files is None:
+            cache = FolderCache("sources")
+            try:
+                folder = cache.get(self._fingerprint) or cache.put(self._fingerprint, self._made())
+            except AvsdkError as error:
+                self._failure = error
+                raise
+            self._files = _absolute(json.loads((folder / "source.json").read_text()), folder)
         return self._files
+
+    def _made(self) -> Path:
+        self.notice(f"making ONNX from {self.model}")
+        made = Path(self._work.name) / "source"
+        made.mkdir()
+        files = self.source.materialise(self.model, made, self._source_options)
+        write_atomic(made / "source.json", json.dumps(_relative(files, made)))
+        return made
 
     def _publish(self, folder: Path) -> Bundle:
         """Copy the verified bundle to its place in ``out``; replaces only what avsdk made."""
@@ -226,6 +237,32 @@ class Exporter:
         with atomic_folder(place) as fresh:
             copy_content(folder, fresh)
         return Bundle(place, manifest)
+
+
+def _make_out(out: Path) -> None:
+    """Make the folder before the work, so that a wrong ``--out`` does not cost a build."""
+    with typed_write_errors(out):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+            raise UsageError(
+                f"--out {out} cannot be a folder: {error.strerror}",
+                expected="a folder, or a path where one can be made",
+                fix="--out another folder",
+            ) from error
+
+
+def _require_known(settings: Mapping[str, str], known: Sequence[str], model: str) -> None:
+    """A misspelt setting must not pass unnoticed. A source names those that it reads in its attribute ``settings``."""
+    for name in settings:
+        if not known:
+            raise UsageError(f"{model} is exported without settings, not with {name!r}", fix=f"leave out --set {name}")
+        if name not in known:
+            raise UnknownName.among("setting", name, known)
+
+
+def _unasked_precision(target: Target, precision: str) -> str:
+    return f"{target.name} has no fp32: {precision} is built instead, the first precision of its profile"
 
 
 def bundle_name(manifest: Manifest) -> str:
@@ -341,46 +378,3 @@ def _code_version() -> str:
     root = Path(__file__).parent
     files = sorted([*root.glob("*.py"), *root.glob("compilers/*.py")])
     return cache_key({file.name: file.read_text(encoding="utf-8") for file in files})
-
-
-def export_document(
-    exported: list[Exported], failed: list[tuple[str, AvsdkError]], skipped: list[tuple[str, AvsdkError]]
-) -> dict[str, Any]:
-    """The ``--json`` document of ``avsdk export``."""
-    return {
-        "bundles": [_bundle_document(item) for item in exported],
-        "skipped": [_reason(name, error) for name, error in skipped],
-        "failed": [_reason(name, error) for name, error in failed],
-    }
-
-
-def _reason(target: str, error: AvsdkError) -> dict[str, Any]:
-    return {"target": target, "code": error.exit_code, "reason": error.failed, "fix": error.fix}
-
-
-def _bundle_document(item: Exported) -> dict[str, Any]:
-    manifest = item.bundle.manifest
-    per_graph = manifest.measured.get("effective_precision", {})
-    parity = encode(manifest.parity)
-    return {
-        "path": str(item.bundle.path),
-        "target": manifest.target,
-        "engine": manifest.engine,
-        "device": manifest.device,
-        "precision": manifest.precision,
-        "effective_precision": manifest.effective_precision,
-        "seconds": round(item.seconds, 3),
-        "cached": item.cached,
-        "passed_over": list(item.passed_over),
-        "size_mb": item.bundle.size_bytes(artifacts_only=True) / 1e6,
-        "graphs": [
-            {
-                "graph": graph.name,
-                "engine": manifest.engine,
-                "device": manifest.device,
-                "effective_precision": per_graph.get(graph.name, manifest.effective_precision),
-            }
-            for graph in manifest.spec.graphs
-        ],
-        "parity": parity,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,7 +93,8 @@ def export(
 ) -> None:
     """Compile MODEL for each target into a verified bundle; goes on past a target that fails."""
     from avsdk.errors import AvsdkError, NotAvailable
-    from avsdk_targets.build import Exporter, ExportOptions, export_document
+    from avsdk_targets.build import Exporter, ExportOptions
+    from avsdk_targets.export_document import export_document
     from avsdk_targets.target import resolve_list
 
     takes_all = "all" in target.split(",")
@@ -117,7 +119,13 @@ def export(
     if failed:
         raise typer.Exit(failed[0][1].exit_code)
     if done:
-        next_step(f"avsdk run {done[0].bundle.path} PHOTO --out OUT.png")
+        next_step(_after_export(done))
+
+
+def _after_export(done: list[Exported]) -> str:
+    """Run the first bundle that has run here; where none can, look at the first."""
+    ran = [item for item in done if item.bundle.manifest.parity.verdict == "pass"]
+    return f"avsdk run {ran[0].bundle.path} PHOTO --out OUT.png" if ran else f"avsdk bundle show {done[0].bundle.path}"
 
 
 def _sizes(text: str) -> dict[str, int]:
@@ -126,8 +134,14 @@ def _sizes(text: str) -> dict[str, int]:
     sizes = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
-        if not equals or not value.strip().isdigit():
+        if not equals or not re.fullmatch("[0-9]{1,9}", value.strip()):
             raise UsageError(f"--axis {text!r} is no set of sizes", expected="NAME=SIZE, as height=400,width=600")
+        if name.strip() in sizes:
+            raise UsageError(
+                f"--axis {text!r} gives {name.strip()} twice",
+                expected="each axis once",
+                fix="repeat --axis for a second set of sizes",
+            )
         sizes[name.strip()] = int(value)
     return sizes
 
@@ -145,6 +159,8 @@ def _report_target(name: str, done: list[Any], failed: list[Any], skipped: list[
     origin = "from the build cache" if item.cached else "built"
     show(f"{name}: {item.bundle.path}")
     show(f"  {manifest.engine}:{manifest.device}, asked for {manifest.precision}, got {manifest.effective_precision}")
+    for text in item.notices:
+        show(f"  {text}")
     for passed in item.passed_over:
         show(f"  passed over {passed}")
     parity = manifest.parity

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -91,6 +92,17 @@ def program(network: StyleLike, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return _save_program(network, torch.rand(2, 3, 40, 48), dynamic, path)
 
 
+def _onnx(out: Path) -> Path:
+    """An ONNX file, which every job carries, though this compiler starts from the program."""
+    node = onnx.helper.make_node("Identity", ["image"], ["styled"])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, _SHAPE) for name in ("image", "styled")]
+    graph = onnx.helper.make_graph([node], "transform", values[:1], values[1:])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), out / "x.onnx"
+    )
+    return out / "x.onnx"
+
+
 def _compile(program: Path | None, out: Path, precision: str = "fp32", **changes: Any) -> Compiled:
     compiler = LiteRtCompiler()
     verdict = compiler.check("cpu", "host", precision)
@@ -99,7 +111,7 @@ def _compile(program: Path | None, out: Path, precision: str = "fp32", **changes
     out.mkdir(parents=True, exist_ok=True)
     values = {"graph": _SPEC, "sizes": _SIZES, **changes}
     return compiler.compile(
-        CompileJob(out / "x.onnx", device="cpu", arch="host", precision=precision, out=out, program=program, **values)
+        CompileJob(_onnx(out), device="cpu", arch="host", precision=precision, out=out, program=program, **values)
     )
 
 
@@ -191,9 +203,7 @@ def test_a_bare_onnx_is_exit_3_and_names_the_toolchain_that_would_take_it(tmp_pa
 
 
 def test_a_converter_that_dies_by_a_signal_is_a_typed_error_with_its_log(tmp_path: Path) -> None:
-    job = CompileJob(
-        tmp_path / "x.onnx", _SPEC, "cpu", "host", "fp32", tmp_path, program=tmp_path / "x.pt2", sizes=_SIZES
-    )
+    job = CompileJob(_onnx(tmp_path), _SPEC, "cpu", "host", "fp32", tmp_path, program=tmp_path / "x.pt2", sizes=_SIZES)
     with pytest.raises(ToolchainCrashed, match=r"(?s)compile-litert: .*died by SIGSEGV.*lowering transform") as caught:
         DyingCompiler().compile(job)
     assert caught.value.exit_code == 3

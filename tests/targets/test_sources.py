@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from avsdk.bundle import Artifact, Manifest, write_manifest
-from avsdk.errors import BundleRefused, ModelRefused, NotAvailable, UsageError
+from avsdk.bundle import Artifact, Manifest, open_bundle, write_manifest
+from avsdk.errors import BundleRefused, ModelRefused, NotAvailable, UnknownName, UsageError
 from avsdk.parity import Parity
+from avsdk.source import SourceFiles
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, Step, TensorSpec
 from avsdk_targets.sources import BundleSource, OnnxSource
 
@@ -224,3 +227,40 @@ def test_a_changed_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     (bundle / "model" / "invert.onnx").write_bytes(b"other")
     with pytest.raises(BundleRefused, match=r"model/invert\.onnx .* has SHA-256"):
         source.materialise(str(bundle), tmp_path / "out", {})
+
+
+class Zoo:
+    """Stands for the source of trained models: it has one named invert, with these weights."""
+
+    def __init__(self, sha256: str) -> None:
+        self.sha256 = sha256
+
+    def fingerprint(self, model: str, options: Mapping[str, str]) -> str:
+        if model != "zoo:invert":
+            raise UnknownName.among("model", model, ["zoo:invert"])
+        return self.sha256
+
+    def materialise(self, model: str, out: Path, options: Mapping[str, str]) -> SourceFiles:
+        program = save(invert(spec=picture_spec()), out / "invert.pt2")
+        return SourceFiles(
+            picture_spec(), {}, {}, programs={"invert": program}, origin={"kind": "zoo", "sha256": self.sha256}
+        )
+
+
+@pytest.mark.parametrize(("here", "programs"), [("a" * 64, {"invert"}), ("b" * 64, set())])
+def test_a_bundle_of_a_zoo_model_is_built_from_it_where_it_is_unchanged(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, programs: set[str]
+) -> None:
+    manifest = open_bundle(bundle).manifest
+    write_manifest(bundle, replace(manifest, source={"kind": "zoo", "name": "invert", "sha256": "a" * 64}))
+    monkeypatch.setattr("avsdk_targets.sources._zoo_source", lambda: Zoo(here))
+    files = BundleSource().materialise(str(bundle), tmp_path / "out", {})
+    assert set(files.programs) == programs
+    assert files.spec == picture_spec()
+
+
+def test_only_the_zoo_is_looked_up_by_what_a_manifest_says(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = open_bundle(bundle).manifest
+    monkeypatch.setattr("avsdk_targets.sources._zoo_source", lambda: pytest.fail("code of this machine was looked up"))
+    write_manifest(bundle, replace(manifest, source={"kind": "module", "name": "os:system", "sha256": "a" * 64}))
+    assert BundleSource().fingerprint(str(bundle), {})
