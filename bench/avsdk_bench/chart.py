@@ -74,8 +74,15 @@ def _latency(axes: Axes, rows: Sequence[Row]) -> None:
         [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
     ]
     axes.errorbar(values, range(len(rows)), xerr=errors, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3, zorder=3)
-    texts = [f"{row.p50_ms:.3g} ms" + ("" if row.steady else " (not steady)") for row in rows]
+    texts = [duration_text(row.p50_ms or 0.0) + ("" if row.steady else " (not steady)") for row in rows]
     _bars(axes, values, _COLOURS["p50"], "latency, ms: median, 95 % interval", "", texts, [high for _, high in ends])
+
+
+def duration_text(milliseconds: float) -> str:
+    """Three digits, never an exponent: ``0.213 ms``, ``56.8 ms``, ``1.36 s``, ``136 s``."""
+    value, unit = (milliseconds / 1000.0, "s") if milliseconds >= 999.5 else (milliseconds, "ms")
+    decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.9995 else 3
+    return f"{value:.{decimals}f} {unit}"
 
 
 def _bars(

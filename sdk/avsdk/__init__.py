@@ -29,9 +29,14 @@ def load(path: str | Path, *, threads: int | None = None, **settings: str) -> Pr
     ``avsdk run --set``. Raises ``BundleRefused`` for a damaged bundle, ``NotAvailable`` where the runtime is absent.
     """
     from avsdk.bundle import open_bundle
+    from avsdk.first_load import require_loads
+    from avsdk.host import default_threads
     from avsdk.predictor import predictor_for
 
-    return predictor_for(open_bundle(Path(path)), threads=threads, settings=settings)
+    bundle = open_bundle(Path(path))
+    predictor = predictor_for(bundle, threads=threads, settings=settings)
+    require_loads(bundle, threads or default_threads())
+    return predictor
 
 
 def __getattr__(name: str) -> object:

@@ -20,6 +20,7 @@ from typing import Any
 from avsdk.errors import BundleRefused, UsageError
 from avsdk.files import safe_join, sha256_file, write_atomic
 from avsdk.parity import Parity
+from avsdk.precision import PRECISIONS
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 from avsdk.session import Artifact, LoadedGraph
 from avsdk.spec import ModelSpec
@@ -106,6 +107,7 @@ def open_bundle(path: Path) -> Bundle:
                 fix="get a whole copy of the bundle, or export it again",
             )
     _check_references(path, manifest)
+    _check_content(path, manifest)
     return Bundle(path, manifest)
 
 
@@ -137,6 +139,36 @@ def _read_manifest(path: Path) -> Manifest:
     if len(manifest.files) > _MAX_FILES:
         raise BundleRefused(f"{file} lists {len(manifest.files)} files", expected=f"at most {_MAX_FILES}")
     return manifest
+
+
+def _check_content(path: Path, manifest: Manifest) -> None:
+    """Refuse what parses and means nothing, so that no engine meets it."""
+    found = [f"graph {graph.name!r}: {graph.problem()}" for graph in manifest.spec.graphs if graph.problem()]
+    found += [f"artifact {item.files or item.graph!r}: {_problem(item, manifest)}" for item in manifest.artifacts
+              if _problem(item, manifest)]  # fmt: skip
+    if manifest.precision not in PRECISIONS:
+        found.append(f"the precision is {manifest.precision!r}")
+    names = [graph.name for graph in manifest.spec.graphs]
+    if not names or len(set(names)) < len(names):
+        found.append(f"the graphs are {names}")
+    if found:
+        raise BundleRefused(
+            f"the manifest of {path} makes no sense: {found[0]}",
+            expected="a manifest as avsdk writes it",
+            fix="get a whole copy of the bundle, export it again, or use the avsdk version that wrote it",
+        )
+
+
+def _problem(artifact: Artifact, manifest: Manifest) -> str:
+    if not artifact.files:
+        return "it has no file"
+    if artifact.precision not in PRECISIONS:
+        return f"its precision is {artifact.precision!r}"
+    axes = manifest.spec.graph(artifact.graph).axes
+    shapes = artifact.shapes
+    if shapes is not None and (set(shapes) != set(axes) or not all(axes[name].admits(shapes[name]) for name in axes)):
+        return f"its sizes {dict(shapes)} are not ones of {', '.join(f'{name} {axis}' for name, axis in axes.items())}"
+    return ""
 
 
 def _check_references(path: Path, manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from avsdk.errors import DiskFull, NotAvailable, Refused
+from avsdk.errors import DiskFull, NotAvailable, Refused, UsageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -47,11 +47,25 @@ def typed_write_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _typed_place(path: Path) -> Iterator[None]:
+    """Turn a place where no file can stand (beneath a file, a name too long, /proc) into a ``UsageError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL | _READ_ONLY:
+            raise
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}", expected="a place for a file", fix="choose another path"
+        ) from error
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success it is flushed to disk and takes the place of ``path``."""
     with typed_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        with _typed_place(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(number)
         temporary = Path(name)
         try:
@@ -71,8 +85,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     The old folder is moved aside first and removed last, so that a kill leaves either the old or the new one.
     """
     with typed_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with _typed_place(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             temporary.chmod(0o777 & ~_umask())
             yield temporary

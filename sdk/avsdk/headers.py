@@ -15,6 +15,9 @@ from avsdk.errors import UnusableInput
 
 _HEAD_BYTES = 64
 _TS_PACKET_BYTES = 188
+_MPEG_TAIL_BYTES = 4 << 20
+_PACK = b"\0\0\1\xba"
+_MPEG_END = 0xB9
 _BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 _ALL_PHOTOS = "a PNG, JPEG, WebP, BMP, GIF or TIFF picture"
 _ALL_VIDEOS = "an MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV or Ogg video"
@@ -65,6 +68,29 @@ def video_kind(path: Path) -> str:
     if not kind:
         raise UnusableInput(f"{path} is not a video", expected=_ALL_VIDEOS, fix="convert it first")
     return kind
+
+
+def video_missing(path: Path) -> str:
+    """What a truncated MPEG program stream lacks; empty for a whole one and for other kinds, which have an index.
+
+    Such a stream says nowhere how long it is, so the packets after its last pack header are followed to the end.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if stream.read(len(_PACK)) != _PACK:
+            return ""
+        stream.seek(max(0, size - _MPEG_TAIL_BYTES))
+        data = stream.read(_MPEG_TAIL_BYTES)
+    offset = max(0, data.rfind(_PACK))
+    while data.startswith(_PACK[:3], offset) and offset <= len(data):
+        head = data[offset : offset + 14].ljust(14, b"\0")
+        if data[offset + 3 : offset + 4] == _PACK[3:]:
+            offset += 14 + (head[13] & 7) if head[4] >> 6 == 1 else 12
+        elif head[3] == _MPEG_END:
+            return ""
+        else:
+            offset += 6 + int.from_bytes(head[4:6], "big")
+    return f"its last packet ends {offset - len(data)} bytes after the file" if offset > len(data) else ""
 
 
 def truncated(path: Path, detail: str) -> UnusableInput:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from avsdk.errors import AvsdkError, DiskFull, NotAvailable, ToolchainCrashed, UnusableInput, UsageError
 from avsdk.files import atomic_file, write_atomic
-from avsdk.headers import image_header, truncated, video_kind
+from avsdk.headers import image_header, truncated, video_kind, video_missing
 from avsdk.worker import Worker
 
 Array = NDArray[np.uint8]
@@ -101,6 +101,9 @@ class VideoReader:
     def __init__(self, path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
         self._path = Path(path)
         self._kind = video_kind(self._path)
+        missing = video_missing(self._path)
+        if missing:
+            raise truncated(self._path, missing)
         cv2 = opencv()
         self._capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():

@@ -10,6 +10,8 @@ from typing import Any
 from avsdk import console
 from avsdk.bundle import open_bundle
 from avsdk.errors import AvsdkError, DiskFull, NotMet, UnusableInput, UsageError
+from avsdk.first_load import require_loads
+from avsdk.host import default_threads
 from avsdk.predictor import STAGES, FileResult, Predictor, predictor_for
 
 
@@ -60,9 +62,12 @@ def run_bundle(
     What would fail for every file alike (a full disk, another precision than asked for) raises at once.
     """
     report = RunReport()
-    with predictor_for(open_bundle(bundle), threads=threads, settings=settings) as predictor:
+    opened = open_bundle(bundle)
+    with predictor_for(opened, threads=threads, settings=settings) as predictor:
         sources, is_many = _sources(inputs, predictor, report)
         jobs = _jobs(sources, out, predictor, report, is_many=is_many)
+        if jobs:
+            require_loads(opened, threads or default_threads())
         for source, target in jobs:
             try:
                 result = predictor.run_file(source, target, console.progress)

@@ -7,7 +7,7 @@ itself and never changes device, precision or size behind the caller's back.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsdk import plugins
-from avsdk.errors import AvsdkError, NotAvailable, SizeNotBuilt, UsageError
+from avsdk.errors import AvsdkError, BundleRefused, NotAvailable, SizeNotBuilt, UsageError
 from avsdk.precision import check_executed, describe_shares
 from avsdk.spec import GraphSpec, Sizes
 
@@ -69,9 +69,13 @@ class Execution:
 
 
 class Session(ABC):
-    """One graph, ready to run. Subclasses set ``engine`` and write the hooks; callers ``open``, ``run``, ``close``."""
+    """One graph, ready to run. Subclasses set ``engine`` and write the hooks; callers ``open``, ``run``, ``close``.
+
+    ``runtime_errors`` are what the runtime raises when a run fails, as for want of memory.
+    """
 
     engine: str
+    runtime_errors: tuple[type[Exception], ...] = (RuntimeError, MemoryError)
 
     def __init__(self, root: Path, artifact: Artifact, graph: GraphSpec, threads: int) -> None:
         self.root = root
@@ -96,9 +100,21 @@ class Session(ABC):
         """Whether this engine can run on ``device`` here; imports the runtime if need be, never raises."""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once. Raises ``UsageError`` for a wrong name or dtype, ``SizeNotBuilt`` for a size the artifact lacks."""
+        """Run once.
+
+        Raises ``UsageError`` for a wrong name or dtype, ``SizeNotBuilt`` for a size that the artifact lacks, and
+        ``NotAvailable`` where the runtime cannot run it, as for want of memory.
+        """
         sizes = self._check_feeds(feeds)
-        outputs = self._run(feeds)
+        try:
+            outputs = self._run(feeds)
+        except self.runtime_errors as error:
+            where = f"{self.engine}:{self.artifact.device}"
+            raise NotAvailable(
+                f"{where} could not run graph {self.graph.name!r} at {_axes(sizes)}: {_first_line(error)}",
+                expected="enough memory, and operations that this runtime knows",
+                fix="try a smaller size or batch, or another target: avsdk doctor",
+            ) from error
         self._check_outputs(outputs, sizes)
         return outputs
 
@@ -155,6 +171,18 @@ class Session(ABC):
         """Zeros of the example sizes, for a first run that only inspects."""
         sizes = self.example_sizes()
         return {tensor.name: np.zeros(tensor.sized(sizes), tensor.dtype) for tensor in self.graph.inputs}
+
+    def _require_tensors(self, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+        """Refuse an artifact that lacks a tensor of the manifest."""
+        taken, given = set(inputs), set(outputs)
+        lacking = {tensor.name for tensor in self.graph.inputs} - taken
+        lacking |= {tensor.name for tensor in self.graph.outputs} - given
+        if lacking:
+            raise BundleRefused(
+                f"{self.file().name} has no tensor {sorted(lacking)[0]!r}, which the manifest names",
+                expected=f"inputs {sorted(taken)}, outputs {sorted(given)}, as the file has them",
+                fix="get a whole copy of the bundle, or export it again",
+            )
 
     def file(self, index: int = 0) -> Path:
         """The artifact's file at ``index``."""
@@ -236,6 +264,10 @@ class LoadedGraph:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _axes(sizes: Sizes) -> str:

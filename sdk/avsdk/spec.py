@@ -9,6 +9,11 @@ from typing import Any, Union
 from avsdk.errors import Refused, SizeNotBuilt, UsageError
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 
+_DTYPES = {
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+}
+
 Sizes = Mapping[str, int]
 """One size per dynamic axis: ``{"batch": 1, "height": 400, "width": 600}``."""
 
@@ -90,6 +95,25 @@ class GraphSpec:
                 if known != size:
                     raise SizeNotBuilt(f"axis {axis!r} of input {tensor.name!r} is {size}", expected=str(known))
         return self.complete_sizes(sizes)
+
+    def problem(self) -> str:
+        """What no graph can mean: a range without sizes, an unknown dtype, an axis without a range; else empty."""
+        for name, axis in self.axes.items():
+            if not (1 <= axis.min <= axis.max and axis.multiple_of >= 1 and axis.admits(axis.default)):
+                return f"axis {name!r} has the range {axis} and the default {axis.default}"
+        names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
+        if len(set(names)) < len(names) or not self.inputs or not self.outputs:
+            return f"the tensors are {names}"
+        for tensor in (*self.inputs, *self.outputs):
+            if tensor.dtype not in _DTYPES:
+                return f"tensor {tensor.name!r} has the dtype {tensor.dtype!r}"
+            if any(isinstance(axis, int) and axis < 0 for axis in tensor.shape):
+                return f"tensor {tensor.name!r} has the shape {list(tensor.shape)}"
+        for tensor in self.inputs:
+            unknown = [axis for axis in tensor.shape if isinstance(axis, str) and axis not in self.axes]
+            if unknown:
+                return f"input {tensor.name!r} has the axis {unknown[0]!r}, which has no range"
+        return ""
 
 
 @dataclass(frozen=True)

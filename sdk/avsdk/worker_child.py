@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from avsdk.errors import AvsdkError, DiskFull, UsageError
+from avsdk.telemetry import refuse_telemetry
 
 _ARRAY, _PATH = "$array", "$path"
 _PR_SET_PDEATHSIG = 1
@@ -38,6 +39,7 @@ def serve(config: Mapping[str, Any]) -> None:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
+    refuse_telemetry()
     if config["dies_with_parent"]:
         _die_with_parent(int(config["parent"]))
     if config["memory_mb"]:

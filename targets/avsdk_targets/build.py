@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import avsdk
 from avsdk import __version__, plugins
 from avsdk.bundle import Artifact, Bundle, Manifest, is_bundle, open_bundle, write_manifest
 from avsdk.errors import AvsdkError, ModelRefused, NotAvailable, UnknownName, UsageError
@@ -71,8 +72,8 @@ def plan_target(target: Target, precision: str | None) -> Plan:
     if target.precisions and chosen not in target.precisions:
         raise NotAvailable(
             f"{target.name} has no {chosen}",
-            expected=f"one of: {', '.join(target.precisions)}",
-            fix=f"--precision {target.precisions[0]}",
+            expected=f"one of: {', '.join(_served(target))}",
+            fix=f"--precision {_served(target)[0]}",
         )
     notices = (_unasked_precision(target, chosen),) if precision is None and chosen != "fp32" else ()
     passed: list[str] = []
@@ -89,6 +90,13 @@ def plan_target(target: Target, precision: str | None) -> Plan:
         expected="an engine whose compiler is installed and serves this device and precision",
         fix=next((fix for fix in fixes if fix), f"avsdk doctor {target.name}"),
     )
+
+
+def _served(target: Target) -> list[str]:
+    """The device's precisions that one of its compilers builds, in the profile's order; all where none builds any."""
+    compilers: list[Compiler] = [plugins.load("compilers", item.engine)() for item in target.candidates]
+    built = [name for name in target.precisions if any(name in item.precisions for item in compilers)]
+    return built or list(target.precisions)
 
 
 class Exporter:
@@ -374,7 +382,7 @@ def _absolute(document: Mapping[str, Any], root: Path) -> SourceFiles:
 
 
 def _code_version() -> str:
-    """A hash of the code that decides a build, so that an edited compiler never answers from an old cache."""
-    root = Path(__file__).parent
-    files = sorted([*root.glob("*.py"), *root.glob("compilers/*.py")])
-    return cache_key({file.name: file.read_text(encoding="utf-8") for file in files})
+    """A hash of the code that decides a build and its record, so that an edited one never answers from an old cache."""
+    folders = [Path(__file__).parent, Path(avsdk.__file__).parent]
+    files = [file for folder in folders for file in sorted([*folder.glob("*.py"), *folder.glob("*/*.py")])]
+    return cache_key({f"{file.parent.name}/{file.name}": file.read_text(encoding="utf-8") for file in files})

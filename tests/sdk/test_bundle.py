@@ -53,6 +53,11 @@ def test_where_there_is_no_bundle(tmp_path: Path) -> None:
     assert caught.value.fix
 
 
+def first_graph(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["spec"]["graphs"][0]
+    return found
+
+
 def first_artifact(document: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = document["artifacts"][0]
     return found
@@ -82,7 +87,25 @@ def first_artifact(document: dict[str, Any]) -> dict[str, Any]:
         (lambda d: d["spec"]["assets"].update({"a": "assets/a"}), "uses 'assets/a'"),
         (lambda d: first_artifact(d).update(graph="other"), "has artifacts for"),
         (lambda d: d.update(artifacts=[]), "has artifacts for"),
-        (lambda d: d["spec"].update(graphs={}), "expected|a list|Expected"),
+        (lambda d: d["spec"].update(graphs={}), "graphs is {}"),
+        (lambda d: d.update(precision="fp33"), "the precision is 'fp33'"),
+        (lambda d: d["spec"]["graphs"].append(d["spec"]["graphs"][0]), "the graphs are"),
+        (lambda d: first_artifact(d).update(precision="fp33"), "its precision is 'fp33'"),
+        (lambda d: first_artifact(d).update(files=[]), "it has no file"),
+        (lambda d: first_artifact(d).update(shapes={"hight": 64}), "its sizes {'hight': 64}"),
+        (
+            lambda d: first_artifact(d).update(shapes={"batch": 1, "height": 63, "width": 64}),
+            "its sizes .*'height': 63",
+        ),
+        (lambda d: first_graph(d)["axes"]["height"].update(multiple_of=0), "axis 'height' has the range"),
+        (lambda d: first_graph(d)["axes"]["height"].update(min=-4), "axis 'height' has the range"),
+        (lambda d: first_graph(d)["axes"]["height"].update(default=63), "the default 63"),
+        (lambda d: first_graph(d)["axes"].pop("height"), "has the axis 'height', which has no range"),
+        (lambda d: first_graph(d)["inputs"][0].update(dtype="float99"), "has the dtype 'float99'"),
+        (lambda d: first_graph(d)["inputs"][0].update(dtype="object"), "has the dtype 'object'"),
+        (lambda d: first_graph(d)["inputs"][0].update(shape=["batch", -3]), "has the shape \\['batch', -3\\]"),
+        (lambda d: first_graph(d)["inputs"][0].update(name="styled"), "the tensors are"),
+        (lambda d: first_graph(d).update(outputs=[]), "the tensors are"),
     ],
 )
 def test_a_manifest_that_was_tampered_with(

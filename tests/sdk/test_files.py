@@ -4,13 +4,14 @@ import errno
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from avsdk import files
-from avsdk.errors import BundleRefused, DiskFull, NotAvailable, Refused
+from avsdk.errors import BundleRefused, DiskFull, NotAvailable, Refused, UsageError
 from avsdk.files import atomic_file, atomic_folder, cache_home, folder_size, safe_join, sha256_file, write_atomic
 
 
@@ -171,3 +172,15 @@ def test_cache_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_home() == Path("/cache/avsdk")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_home() == Path.home() / ".cache" / "avsdk"
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+@pytest.mark.parametrize(("place", "why"), [("text/x.png", "exists|Not a directory"), ("a" * 300, "too long")])
+def test_a_place_where_nothing_can_stand(
+    tmp_path: Path, atomic: Callable[[Path], AbstractContextManager[Path]], place: str, why: str
+) -> None:
+    (tmp_path / "text").write_text("a file")
+    with pytest.raises(UsageError, match=f"cannot write .*({why})") as caught, atomic(tmp_path / place):
+        pass
+    assert caught.value.fix
+    assert [file.name for file in tmp_path.iterdir()] == ["text"]

@@ -219,7 +219,7 @@ def test_a_precision_that_did_not_run_is_an_error_and_writes_nothing(
 
 def _graph() -> GraphSpec:
     shape = ("batch", 3, "height", "width")
-    axes = {"batch": AxisRange(1, 4), "height": AxisRange(16, 1024, 4), "width": AxisRange(16, 1024, 4)}
+    axes = {"batch": AxisRange(1, 4), "height": AxisRange(16, 1024, 4, 64), "width": AxisRange(16, 1024, 4, 64)}
     return GraphSpec(
         "transform", (TensorSpec("image", "float32", shape),), (TensorSpec("styled", "float32", shape),), axes
     )

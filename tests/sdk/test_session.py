@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from avsdk.bundle import open_bundle
 from avsdk.engines.onnxruntime import OnnxRuntimeSession
-from avsdk.errors import AvsdkError, NotAvailable, SilentFallback, SizeNotBuilt, UnknownName, UsageError
+from avsdk.errors import AvsdkError, BundleRefused, NotAvailable, SilentFallback, SizeNotBuilt, UnknownName, UsageError
 from avsdk.session import Artifact, Execution, LoadedGraph, Session
 
 MakeBundle = Callable[..., Path]
@@ -146,3 +147,35 @@ def test_outputs_of_another_shape_are_an_error(graph: LoadedGraph) -> None:
         session.run({"image": image()})
     assert caught.value.expected == "[1, 3, 16, 32]"
     session.close()
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_an_artifact_without_the_manifests_tensors_is_refused(make_bundle: MakeBundle, side: str) -> None:
+    bundle = make_bundle()
+    manifest = bundle / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["spec"]["graphs"][0][side][0]["name"] = "other"
+    manifest.write_text(json.dumps(document))
+    loaded = open_bundle(bundle).load_graphs(1)["transform"]
+    with pytest.raises(BundleRefused, match="transform.onnx has no tensor 'other'") as caught:
+        loaded.open_sessions()
+    assert "image" in caught.value.expected
+
+
+def test_a_run_that_the_runtime_gives_up_is_a_typed_error(graph: LoadedGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise RuntimeError("\nFailed to allocate memory\nat some line")
+
+    session = graph.open_sessions()[0]
+    monkeypatch.setattr(session, "_run", no_memory)
+    monkeypatch.setattr(session, "runtime_errors", Session.runtime_errors)
+    with pytest.raises(NotAvailable, match="at height=16,width=32: Failed to allocate memory") as caught:
+        session.run({"image": image()})
+    assert "smaller" in caught.value.fix
+
+
+def test_what_onnx_runtime_raises_is_caught(graph: LoadedGraph) -> None:
+    session = graph.open_sessions()[0]
+    session._names = ["nothing of that name"]  # type: ignore[attr-defined]
+    with pytest.raises(NotAvailable, match="could not run graph 'transform'"):
+        session.run({"image": image()})

@@ -25,7 +25,7 @@ def die_by_signal(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_damaged(request: dict[str, Any]) -> dict[str, Any]:
-    """Compile properly, then turn the weights of the largest constant around: it loads, it runs, it gives other numbers."""
+    """Compile properly, then turn the weights of the largest constant around: it loads and runs, with other numbers."""
     import re
 
     import numpy as np

@@ -17,6 +17,7 @@ from tests.targets import broken_compilers
 from avsdk import plugins
 from avsdk.bundle import open_bundle
 from avsdk.errors import DiskFull, NotAvailable, ParityFailed, SizeNotBuilt, ToolchainCrashed, UsageError
+from avsdk_targets import cli
 from avsdk_targets.build import Exported, Exporter, ExportOptions, find_source, plan_target
 from avsdk_targets.target import resolve
 
@@ -131,6 +132,10 @@ def test_a_precision_that_the_target_lacks_is_refused_before_any_work(tmp_path: 
     for target, precision in (("quadro-rtx-6000", "bf16"), ("onnxruntime", "bf16"), ("openvino", "fp16w")):
         with pytest.raises(NotAvailable, match=precision):
             plan_target(resolve(target), precision)
+    with pytest.raises(NotAvailable) as caught:
+        plan_target(resolve("openvino"), "fp16")
+    assert caught.value.expected == "one of: fp32, bf16", "what its compiler builds, not all that the processor has"
+    assert caught.value.fix == "--precision fp32"
 
 
 def test_sizes_out_of_range_are_refused(tmp_path: Path) -> None:
@@ -204,6 +209,56 @@ def test_the_export_document_has_the_promised_keys(tmp_path: Path) -> None:
     assert {"graph", "name", "max_abs", "cosine", "snr_db", "agreement"} <= set(bundle["parity"]["outputs"][0])
     assert {"graph", "engine", "device", "effective_precision"} <= set(bundle["graphs"][0])
     assert "next: avsdk run" in run_cli("export", MODEL, "--target", "onnxruntime", "--out", str(tmp_path)).stderr
+
+
+def test_a_precision_that_nobody_asked_for_is_said() -> None:
+    quadro = resolve("quadro-rtx-6000")
+    compiler = plugins.load("compilers", "tensorrt_rtx")()
+    if not compiler.check("quadro-rtx-6000", "sm75", "fp16").ok:
+        pytest.skip(compiler.check("quadro-rtx-6000", "sm75", "fp16").reason)
+    assert plan_target(quadro, None).notices == (
+        "quadro-rtx-6000 has no fp32: fp16 is built instead, the first precision of its profile",
+    )
+    assert plan_target(quadro, "fp16").notices == ()
+    assert plan_target(resolve("onnxruntime"), None).notices == ()
+
+
+@pytest.mark.parametrize("place", ["afile", "afile/below", "/proc/none"])
+def test_an_out_that_cannot_be_a_folder_is_refused_before_any_work(tmp_path: Path, place: str) -> None:
+    (tmp_path / "afile").write_text("mine")
+    with pytest.raises(UsageError, match="cannot be a folder"):
+        Exporter(MODEL, ExportOptions(tmp_path / place), lambda text: pytest.fail(text))
+    assert (tmp_path / "afile").read_text() == "mine"
+
+
+def test_a_setting_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="without settings, not with 'colour'"):
+        export(tmp_path, settings={"colour": "red"})
+
+
+def test_a_model_that_cannot_be_exported_is_tried_once_and_fails_every_target_alike(tmp_path: Path) -> None:
+    tried: list[str] = []
+    with Exporter(MODEL, ExportOptions(tmp_path, sizes=({"height": 33},)), tried.append) as exporter:
+        for target in ("openvino", "onnxruntime"):
+            with pytest.raises(SizeNotBuilt, match="multiple of 4"):
+                exporter.export(resolve(target))
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("height", "is no set of sizes"),
+        ("height=", "is no set of sizes"),
+        ("height=-4", "is no set of sizes"),
+        ("height=²", "is no set of sizes"),
+        ("height=" + "9" * 5000, "is no set of sizes"),
+        ("height=64,height=128", "gives height twice"),
+    ],
+)
+def test_a_bad_axis_is_wrong_usage(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        cli._sizes(text)
 
 
 def test_doctor_names_every_target_with_reason_and_fix() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +53,9 @@ def bundle(monkeypatch: pytest.MonkeyPatch, source: dict[str, str], model: str =
 def test_a_bundle_is_measured_through_its_predictor(
     tiny: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle(monkeypatch, {"kind": "run", "name": str(run)})
+    bundle(monkeypatch, {"kind": "run", "name": "not looked up"})
+    (tmp_path / "assets").mkdir()
+    shutil.copy(run / "targets.safetensors", tmp_path / "assets")
     metrics = commands.evaluate(str(tmp_path), [tiny.data], "", options(tiny))["metrics"]
     assert metrics["content_loss"] == 0
     assert metrics["style_loss"] == metrics["style_loss_unstyled"] > 0
@@ -61,9 +64,22 @@ def test_a_bundle_is_measured_through_its_predictor(
 def test_a_bundle_whose_targets_are_nowhere_is_refused(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle(monkeypatch, {"kind": "run", "name": str(tmp_path / "gone")})
+    bundle(monkeypatch, {"kind": "zoo", "name": "style_transfer/gone"})
     with pytest.raises(CheckpointRefused, match="carries no assets"):
         commands.evaluate(str(tmp_path), [tiny.data], "", options(tiny))
+
+
+@pytest.mark.parametrize("kind", ["run", "zoo", "module"])
+def test_a_manifest_chooses_no_code_and_no_folder_of_this_machine(
+    tiny: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "planted.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("planted:network", str(run)):
+        bundle(monkeypatch, {"kind": kind, "name": name})
+        with pytest.raises(CheckpointRefused, match="carries no"):
+            commands.evaluate(str(tmp_path), [tiny.data], "", options(tiny))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_of_no_family_cannot_be_measured(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,29 @@ def test_unknown_weights_are_refused(tmp_path: Path) -> None:
         load_features(tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"conv.weight": (2, 2)}, "'conv'"),
+        ({"conv9_1.weight": (2, 2)}, "'conv9_1'"),
+        ({"conv1_1.weight": (64, 3, 5, 5)}, "does not fit: size mismatch for conv1_1.weight"),
+        ({"conv2_1.weight": (128, 64, 3, 3)}, "does not fit"),
+        (None, "no convolution"),
+    ],
+)
+def test_normalised_weights_of_another_shape_are_refused(
+    tmp_path: Path, change: dict[str, tuple[int, ...]] | None, text: str
+) -> None:
+    state = dict(NormalisedVgg19(["conv1_1"]).state_dict())
+    if change is None:
+        state = {key: value for key, value in state.items() if key.startswith("preprocess")}
+    else:
+        state.update({key: torch.zeros(shape) for key, shape in change.items()})
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointRefused, match=text):
+        load_features(tmp_path / "x.safetensors")
+
+
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from avsdk.errors import AvsdkError, CheckpointRefused, DiskFull, NotAvailable, NotMet, UsageError
 from avsdk_train import commands, loop
-from avsdk_train.family import load_family
+from avsdk_train.family import Losses, load_family
 from avsdk_train.run import read_spec, weights_file
 from avsdk_train.watch import read_log
 from avsdk_train.weights import write_weights
@@ -236,6 +236,20 @@ def test_bfloat16_trains_with_sums_in_single_precision(tiny: Any, tmp_path: Path
 def test_a_loss_that_is_not_finite_ends_the_run(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(NotMet, match=r"the loss of step \d is (nan|inf)(.|\n)*lower learning_rate"):
         start(tiny, tmp_path / "run", learning_rate=1e30)
+
+
+def test_no_checkpoint_holds_a_network_that_has_diverged(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(self: Any, batch: Any, at: int) -> Any:
+        losses = whole(self, batch, at)
+        return Losses(losses.total * float("nan"), losses.parts) if at == 3 else losses
+
+    whole = loop._Trainer.step
+    monkeypatch.setattr(loop._Trainer, "step", diverging)
+    with pytest.raises(NotMet, match="the loss of step 4 is nan"):
+        start(tiny, tmp_path / "run", log_every=100)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000002"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -14,7 +14,7 @@ from avsdk_train.family import Family, list_families, load_family, load_trained
 from avsdk_train.loop import Outcome, create_run, train
 from avsdk_train.recipe import Recipe, changed_keys
 from avsdk_train.run import PREVIEWS, RECIPE, asset_files, is_run, read_run_file, weights_file
-from avsdk_train.trained import recipe_from_file
+from avsdk_train.trained import recipe_from_file, trained_from_zoo
 
 
 def train_new(
@@ -123,19 +123,21 @@ def _trained_parts(model: str) -> tuple[Family, Callable[[Any], Any], Mapping[st
 
 
 def _bundle_parts(path: Path) -> tuple[Family, Callable[[Any], Any], Mapping[str, Path]]:
-    """The bundle's predictor, as a user has it; its assets, else those of the model that it was exported from."""
+    """The bundle's predictor, as a user has it; its assets, else those of the zoo model that it was exported from.
+
+    Nothing but the zoo is looked up: a manifest from a stranger must not choose code or files of this machine.
+    """
     bundle = open_bundle(path)
     family = _family_of_model(bundle.manifest.spec.model)
     assets = asset_files(path / "assets")
     source = bundle.manifest.source
-    if not assets and source.get("kind") in ("zoo", "run"):
-        name = str(source.get("name", ""))
+    if not assets and source.get("kind") == "zoo":
         try:
-            assets = dict(load_trained(f"zoo:{name.removeprefix('zoo:')}" if source["kind"] == "zoo" else name).assets)
+            assets = dict(trained_from_zoo(f"zoo:{str(source.get('name', '')).removeprefix('zoo:')}").assets)
         except UsageError as error:
             raise CheckpointRefused(
-                f"{path} carries no assets, and its source {name!r} is not here",
-                expected="the run or zoo model that it was exported from",
+                f"{path} carries no assets, and its source {source.get('name')!r} is not here",
+                expected="the zoo model that it was exported from",
                 fix="export it again with this avsdk",
             ) from error
     return family, avsdk.load(path), assets

@@ -94,16 +94,19 @@ def train(family: Family, recipe: Recipe, data: TrainingData, run: Path) -> Outc
             found = trainer.step(batch, step)
             step += 1
             last = step == recipe.steps
-            if step % recipe.log_every == 0 or last:
+            logs = step % recipe.log_every == 0 or last
+            saves = step % recipe.checkpoint_every == 0 or last or interrupted.is_set()
+            if logs or saves:  # before a checkpoint too: none may hold a network that has diverged
                 losses = _numbers(found, step)
+            if logs:
                 watch.step(step, {**losses, "learning_rate": recipe.learning_rate_at(step - 1)})
             if (step % recipe.preview_every == 0 or last) and accelerator.is_main_process:
                 picture = family.preview(accelerator.unwrap_model(network), data)
                 if picture is not None:
                     watch.preview(step, picture)
-            if step % recipe.checkpoint_every == 0 or last or interrupted.is_set():
+            if saves:
                 _save(accelerator, network, optimiser, recipe, run, step)
-            if interrupted.is_set() and not last:
+            if saves and interrupted.is_set() and not last:
                 return Outcome(run, step, finished=False, losses=losses)
     _save_final(accelerator, network, run)
     return Outcome(run, step, finished=True, losses=losses)

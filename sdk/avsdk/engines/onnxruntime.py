@@ -6,7 +6,6 @@ What executed is read from the profile of the first run: the provider and the te
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import numpy as np
 
 from avsdk.errors import ModelRefused, NotAvailable, SilentFallback
 from avsdk.session import Array, Availability, Execution, Session
+from avsdk.telemetry import refuse_telemetry
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PRECISIONS = {
@@ -54,7 +54,7 @@ class OnnxRuntimeSession(Session):
         options.inter_op_num_threads = 1
         options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised; its own lines would only repeat it
         options.enable_profiling = True
         self._folder = tempfile.TemporaryDirectory(prefix="avsdk-profile-")
         options.profile_file_prefix = str(Path(self._folder.name) / "run")
@@ -77,6 +77,10 @@ class OnnxRuntimeSession(Session):
                 expected=provider,
                 fix="avsdk doctor onnxruntime",
             )
+        self._require_tensors(
+            [item.name for item in self._session.get_inputs()], [item.name for item in self._session.get_outputs()]
+        )
+        self.runtime_errors = (*_load_errors(), ValueError, MemoryError)
         self._names = [tensor.name for tensor in self.graph.outputs]
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -147,8 +151,8 @@ def reference_outputs(onnx: str, samples: list[dict[str, Array]]) -> list[dict[s
 
 
 def _runtime() -> Any:
-    """Import ONNX Runtime with its telemetry off: since 1.29 it reports unless this is set before the import."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    """Import ONNX Runtime with its telemetry off."""
+    refuse_telemetry()
     import onnxruntime
 
     return onnxruntime

@@ -15,6 +15,7 @@ import numpy as np
 
 from avsdk.errors import NotAvailable, SilentFallback
 from avsdk.session import Array, Availability, Execution, Session
+from avsdk.telemetry import refuse_telemetry
 
 _PLUGINS = {"cpu": "CPU"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -41,6 +42,7 @@ class OpenVinoSession(Session):
         return Availability(True)
 
     def _open(self) -> None:
+        refuse_telemetry()
         import openvino
 
         self._refuse_older(metadata.version("openvino"))
@@ -67,12 +69,15 @@ class OpenVinoSession(Session):
                 expected=hint,
                 fix=f"export with --precision {_PRECISIONS.get(_READ_BACK.get(kind, kind), 'fp32')}",
             )
+        self._require_tensors(_tensor_names(self._compiled.inputs), _tensor_names(self._compiled.outputs))
         self._request = self._compiled.create_infer_request()
         self._names = [tensor.name for tensor in self.graph.outputs]
         self._ran = False
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        results = self._request.infer({name: np.ascontiguousarray(array) for name, array in feeds.items()})
+        given = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        # By default both ways are copied. The outputs must be, once: the next run writes over the runtime's memory.
+        results = self._request.infer(given, share_inputs=True, share_outputs=True)
         self._ran = True
         return {name: results[name].copy() for name in self._names}
 
@@ -123,6 +128,10 @@ def _flops(node: Any, layer: str) -> int:
     kernel = [int(size) for size in node.input(1).get_shape()]
     inner = kernel[1:] if layer in {"Convolution", "Deconvolution"} else kernel[-1:]
     return 2 * elements * int(np.prod(inner, dtype=np.int64))
+
+
+def _tensor_names(ports: Any) -> list[str]:
+    return [str(name) for port in ports for name in port.get_names()]
 
 
 def _last_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ Layer indices: Simonyan and Zisserman (2015), table 1, columns D and E; Krizhevs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _TAPS = {
     "vgg19": {"relu1_1": 1, "relu2_1": 6, "relu3_1": 11, "relu4_1": 20, "relu4_2": 22, "relu5_1": 29},
     "alexnet": {"relu1": 1, "relu2": 4, "relu3": 7, "relu4": 9, "relu5": 11},
 }
+_CONVOLUTION = re.compile(r"conv[1-5]_[1-4]")
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,7 @@ def _alexnet(average_pooling: bool) -> nn.Sequential:
 def features_from_state(state: Mapping[str, Tensor], *, where: str) -> FeatureNetwork:
     """Recognise the network by its keys and load it, frozen. ``classifier.*`` and other extra layers are dropped."""
     if "preprocess.weight" in state:
-        convolutions = sorted({key.split(".")[0] for key in state} - {"preprocess"})
-        network: FeatureNetwork = NormalisedVgg19(convolutions)
-        network.load_state_dict(dict(state), strict=True)
-        return network.freeze()
+        return _normalised_from_state(state, where=where).freeze()
     kept = {key: value for key, value in state.items() if key.startswith("features.")}
     for name in ("vgg16", "vgg19", "alexnet"):
         candidate = TorchvisionFeatures(name)
@@ -172,6 +171,22 @@ def features_from_state(state: Mapping[str, Tensor], *, where: str) -> FeatureNe
         expected="torchvision's vgg16, vgg19 or alexnet keys (features.N.weight), or the normalised VGG-19's",
         fix="convert the checkpoint to safetensors with those keys",
     )
+
+
+def _normalised_from_state(state: Mapping[str, Tensor], *, where: str) -> NormalisedVgg19:
+    convolutions = sorted({key.split(".")[0] for key in state} - {"preprocess"})
+    expected = "preprocess.*, conv1_1.*, conv1_2.*, ... of the normalised VGG-19, as deep as one likes"
+    strange = [name for name in convolutions if not _CONVOLUTION.fullmatch(name)]
+    if strange or not convolutions:
+        raise CheckpointRefused(f"{where} holds {strange[:3] or 'no convolution'} beside preprocess", expected=expected)
+    network = NormalisedVgg19(convolutions)
+    try:
+        network.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise CheckpointRefused(
+            f"{where} does not fit: {str(error).splitlines()[-1].strip()}", expected=expected
+        ) from error
+    return network
 
 
 def load_features(path: Path) -> FeatureNetwork:
