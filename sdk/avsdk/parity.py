@@ -43,6 +43,8 @@ class Deviation:
             found.append(f"SNR {self.snr_db:.1f} dB < {tolerance.snr_db} dB")
         if tolerance.max_abs is not None and not self.max_rel <= tolerance.max_abs:
             found.append(f"largest error {self.max_rel:.1e} of the reference's maximum > {tolerance.max_abs}")
+        if tolerance.steps is not None and not self.max_abs <= tolerance.steps:
+            found.append(f"largest error {self.max_abs:g} > {tolerance.steps:g} steps")
         return found
 
 

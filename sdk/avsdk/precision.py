@@ -15,7 +15,8 @@ PRECISIONS = ("fp32", "bf16", "fp16", "fp16w", "int8")
 class Tolerance:
     """The least agreement with the fp32 reference, per output.
 
-    ``max_abs`` is a share of the reference's largest magnitude, or None where only the other two count.
+    ``max_abs`` is a share of the reference's largest magnitude, ``steps`` the largest error itself, for answers whose
+    unit means something, as the grey levels of a picture; None where it does not count.
     ``agreement`` is the least share of equal elements of integer outputs.
     """
 
@@ -23,6 +24,7 @@ class Tolerance:
     snr_db: float
     max_abs: float | None
     agreement: float
+    steps: float | None = None
 
 
 _HALF = Tolerance(cosine=0.999, snr_db=30.0, max_abs=None, agreement=0.99)

@@ -100,7 +100,7 @@ class GraphSpec:
         """What no graph can mean: a range without sizes, an unknown dtype, an axis without a range; else empty."""
         for name, axis in self.axes.items():
             if not (1 <= axis.min <= axis.max and axis.multiple_of >= 1 and axis.admits(axis.default)):
-                return f"axis {name!r} has the range {axis} and the default {axis.default}"
+                return f"axis {name!r} has the range {axis}, steps of {axis.multiple_of}, the default {axis.default}"
         names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
         if len(set(names)) < len(names) or not self.inputs or not self.outputs:
             return f"the tensors are {names}"

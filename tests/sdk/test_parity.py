@@ -7,7 +7,7 @@ import pytest
 
 from avsdk.errors import ParityFailed
 from avsdk.parity import Deviation, Parity, compare, deviation, merge
-from avsdk.precision import TOLERANCES
+from avsdk.precision import TOLERANCES, Tolerance
 
 
 def judged(reference: list[float], candidate: list[float], precision: str = "fp32") -> Parity:
@@ -124,3 +124,10 @@ def test_a_deviation_at_the_tolerance_passes() -> None:
         "largest error 1.1e-03 of the reference's maximum > 0.001",
     ]
     assert Deviation("g", "y", 1.0, 0.0, math.nan, math.nan).violations(tolerance)
+
+
+def test_a_bound_in_steps_counts_the_error_itself_however_dark_the_picture() -> None:
+    wide = Tolerance(cosine=0.0, snr_db=-1e9, max_abs=None, agreement=1.0, steps=2.0)
+    dark = np.full((8, 8), 20.0, np.float32)
+    assert deviation("pipeline", "answer", dark, dark + 2).violations(wide) == []
+    assert deviation("pipeline", "answer", dark, dark + 3).violations(wide) == ["largest error 3 > 2 steps"]

@@ -71,6 +71,15 @@ class OnnxRuntimeSession(Session):
                 expected="a model whose every node this provider runs",
                 fix="export the model again, or choose another target: avsdk doctor",
             ) from error
+        try:
+            self._check_opened(provider)
+        except BaseException:
+            self._close()
+            raise
+        self.runtime_errors = (*_load_errors(), ValueError, MemoryError)
+        self._names = [tensor.name for tensor in self.graph.outputs]
+
+    def _check_opened(self, provider: str) -> None:
         if self._session.get_providers()[0] != provider:
             raise SilentFallback(
                 f"ONNX Runtime opened {self._session.get_providers()[0]}",
@@ -80,8 +89,6 @@ class OnnxRuntimeSession(Session):
         self._require_tensors(
             [item.name for item in self._session.get_inputs()], [item.name for item in self._session.get_outputs()]
         )
-        self.runtime_errors = (*_load_errors(), ValueError, MemoryError)
-        self._names = [tensor.name for tensor in self.graph.outputs]
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         outputs = dict(zip(self._names, self._session.run(self._names, dict(feeds))))
