@@ -20,11 +20,11 @@ _ENTERED_NS = time.perf_counter_ns()  # before numpy is imported: the start of t
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from avsdk import plugins  # noqa: E402
 from avsdk.bundle import Bundle, open_bundle  # noqa: E402
 from avsdk.errors import NotAvailable, UsageError  # noqa: E402
+from avsdk.golden import read_golden  # noqa: E402
 from avsdk.schema import encode  # noqa: E402
-from avsdk.session import Array, Execution, LoadedGraph  # noqa: E402
+from avsdk.session import Array, Execution, LoadedGraph, session_class  # noqa: E402
 from avsdk.spec import GraphSpec, Sizes  # noqa: E402
 
 if TYPE_CHECKING:
@@ -231,20 +231,16 @@ def _checked_bundle(path: str, cold: ColdStart) -> Bundle:
 def _require_engines(loaded: LoadedGraph) -> None:
     """Import the engines, and the runtimes where asking for them does that, before the loading is timed."""
     for artifact in loaded.artifacts:
-        state = plugins.load("engines", artifact.engine).availability(artifact.device)
+        state = session_class(artifact.engine).availability(artifact.device)
         if not state.ok:
             raise NotAvailable(f"{artifact.engine}:{artifact.device} cannot run here: {state.reason}", fix=state.fix)
 
 
-def _golden_inputs(bundle: Bundle, graph: GraphSpec) -> Iterator[dict[str, Array]]:
-    """The inputs of the golden samples, in order; keys are ``in.<sample>.<tensor>``."""
+def _golden_inputs(bundle: Bundle, graph: GraphSpec) -> list[dict[str, Array]]:
+    """The inputs of the golden samples, in order."""
     if graph.name not in bundle.manifest.golden:
-        return
-    with np.load(bundle.file(bundle.manifest.golden[graph.name]), allow_pickle=False) as stored:
-        index = 0
-        while all(f"in.{index}.{tensor.name}" in stored.files for tensor in graph.inputs):
-            yield {tensor.name: stored[f"in.{index}.{tensor.name}"] for tensor in graph.inputs}
-            index += 1
+        return []
+    return [feeds for feeds, _ in read_golden(bundle.file(bundle.manifest.golden[graph.name]))]
 
 
 def _sizes_of(graph: GraphSpec, sizes: Sizes) -> dict[str, int]:

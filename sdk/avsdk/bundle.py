@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from avsdk.errors import BundleRefused, UsageError
 from avsdk.files import safe_join, sha256_file, write_atomic
+from avsdk.onnx_check import check_onnx
 from avsdk.parity import Parity
 from avsdk.precision import PRECISIONS
 from avsdk.schema import SCHEMA, check_schema, decode, encode
@@ -107,6 +108,7 @@ def open_bundle(path: Path) -> Bundle:
                 fix="get a whole copy of the bundle, or export it again",
             )
     _check_references(path, manifest)
+    _check_external_data(path, manifest)
     _check_content(path, manifest)
     return Bundle(path, manifest)
 
@@ -169,6 +171,17 @@ def _problem(artifact: Artifact, manifest: Manifest) -> str:
     if shapes is not None and (set(shapes) != set(axes) or not all(axes[name].admits(shapes[name]) for name in axes)):
         return f"its sizes {dict(shapes)} are not ones of {', '.join(f'{name} {axis}' for name, axis in axes.items())}"
     return ""
+
+
+def _check_external_data(path: Path, manifest: Manifest) -> None:
+    """Weights that an ONNX file keeps elsewhere must lie beneath it and be hashed as well."""
+    for name in manifest.model.values():
+        folder = PurePosixPath(name).parent
+        for external in check_onnx(path / name).external:
+            if (folder / external).as_posix() not in manifest.files:
+                raise BundleRefused(
+                    f"{name} of {path} keeps weights in {external!r}", expected="only files that the manifest hashes"
+                )
 
 
 def _check_references(path: Path, manifest: Manifest) -> None:

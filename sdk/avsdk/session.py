@@ -218,6 +218,19 @@ class Session(ABC):
                     )
 
 
+def session_class(engine: str) -> type[Session]:
+    """The session of an engine. Raises ``NotAvailable`` for one that this avsdk does not have."""
+    known = plugins.list_names("engines")
+    if engine not in known:
+        raise NotAvailable(
+            f"this avsdk has no engine {engine!r}",
+            expected=f"one of: {', '.join(known)}",
+            fix="install the package that brings the engine, or export for another target",
+        )
+    found: type[Session] = plugins.load("engines", engine)
+    return found
+
+
 class LoadedGraph:
     """One graph of a bundle: a session per built size, opened when it is first needed."""
 
@@ -238,7 +251,7 @@ class LoadedGraph:
         for index, artifact in enumerate(self.artifacts):
             if artifact.shapes is None or dict(artifact.shapes) == dict(sizes):
                 if index not in self._sessions:
-                    engine: type[Session] = plugins.load("engines", artifact.engine)
+                    engine = session_class(artifact.engine)
                     self._sessions[index] = engine.open(self.root, artifact, self.graph, self.threads)
                 return self._sessions[index]
         first = self.artifacts[0]

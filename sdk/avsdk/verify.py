@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from avsdk import plugins
 from avsdk.bundle import Bundle, open_bundle
 from avsdk.golden import PIPELINE, read_golden
 from avsdk.host import default_threads
@@ -17,7 +16,7 @@ from avsdk.parity import Arrays, Parity, compare, merge
 from avsdk.precision import TOLERANCES, Tolerance
 from avsdk.predictor import Predictor, predictor_for
 from avsdk.schema import decode, encode
-from avsdk.session import LoadedGraph, Session
+from avsdk.session import LoadedGraph, session_class
 from avsdk.worker import call_in_child
 
 _TIMEOUT_S = 900.0
@@ -42,8 +41,7 @@ def verify_bundle(path: Path, *, executed_on: str = "device", threads: int | Non
     """
     manifest = open_bundle(path).manifest
     for engine, device in sorted({(item.engine, item.device) for item in manifest.artifacts}):
-        session: type[Session] = plugins.load("engines", engine)
-        state = session.availability(device)
+        state = session_class(engine).availability(device)
         if not state.ok:
             return Verified(Parity.not_run(f"no device here: {state.reason}"), {}, {})
     answer = call_in_child(

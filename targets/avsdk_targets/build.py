@@ -17,15 +17,15 @@ from avsdk.bundle import Artifact, Bundle, Manifest, is_bundle, open_bundle, wri
 from avsdk.errors import AvsdkError, ModelRefused, NotAvailable, UnknownName, UsageError
 from avsdk.files import atomic_folder, safe_join, typed_write_errors, write_atomic
 from avsdk.host import probe
+from avsdk.onnx_check import check_onnx
 from avsdk.parity import Parity
 from avsdk.precision import PRECISIONS, check_executed
-from avsdk.session import Session
+from avsdk.session import session_class
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import GraphSpec, ModelSpec
 from avsdk.verify import verify_bundle
 from avsdk_targets.cache import FolderCache, cache_key, copy_content
 from avsdk_targets.compiler import CompileJob, Compiler
-from avsdk_targets.onnx_check import check_onnx
 from avsdk_targets.target import Candidate, Target
 
 Notice = Callable[[str], None]
@@ -137,7 +137,7 @@ class Exporter:
 
     def _key(self, plan: Plan) -> str:
         host = probe()
-        engine: type[Session] = plugins.load("engines", plan.candidate.engine)
+        engine = session_class(plan.candidate.engine)
         return cache_key(
             {
                 "avsdk": __version__,

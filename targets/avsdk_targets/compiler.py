@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from avsdk.errors import NotAvailable, UsageError
+from avsdk.onnx_check import OnnxLimits, check_onnx, require_limits
 from avsdk.schema import encode
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec
 from avsdk.worker import call_in_child
-from avsdk_targets.onnx_check import OnnxLimits, check_onnx, require_limits
 from avsdk_targets.toolchain import PackageNeed, environment_for
 
 _BUILD_TIMEOUT_S = 900.0

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +18,17 @@ from typing import Any, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from avsdk import plugins
+from avsdk import onnx_check, plugins
 from avsdk.bundle import MANIFEST, Bundle, is_bundle, open_bundle
 from avsdk.engines.onnxruntime import reference_outputs
 from avsdk.errors import ModelRefused, NotAvailable, Refused, UsageError
 from avsdk.files import safe_join, sha256_file
 from avsdk.golden import PIPELINE, read_golden, write_golden
+from avsdk.onnx_check import OnnxFacts, ValueFact, check_onnx
 from avsdk.ops import Trace, image_pipelines
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, TensorSpec
 from avsdk.worker import call_in_child
-from avsdk_targets.onnx_check import OnnxFacts, ValueFact, check_onnx
 
 Array = NDArray[Any]
 Sizes = Mapping[str, int]
@@ -366,6 +367,6 @@ def _requested_sizes(options: Mapping[str, str]) -> list[dict[str, int]]:
 
 
 def _fingerprint(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
-    code = {name: sha256_file(Path(__file__).with_name(name)) for name in ("sources.py", "onnx_check.py")}
+    code = [sha256_file(Path(str(module.__file__))) for module in (sys.modules[__name__], onnx_check)]
     document = {**content, "options": dict(options), "code": code}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

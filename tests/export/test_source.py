@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from tests.export.models import style_spec
 
 from avsdk.errors import UnknownName, UsageError
+from avsdk.onnx_check import check_onnx
 from avsdk_export.source import ModuleSource, TrainedSource, requested_sizes
-from avsdk_targets.onnx_check import check_onnx
 from avsdk_train.families.style_transfer.network import TransformerNet
 
 RECIPE = 'schema = 1\nfamily = "style_transfer"\n'

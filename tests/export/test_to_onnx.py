@@ -15,10 +15,10 @@ from tests.export.models import Branches, Norms, vector_spec
 from torch import nn
 
 from avsdk.errors import UsageError
+from avsdk.onnx_check import check_onnx
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, TensorSpec
 from avsdk_export.program import export_program, nearest_size, tracing_sizes
 from avsdk_export.to_onnx import GRAPH_KEY, SPEC_KEY, check_inference_only, onnx_from_program, write_onnx
-from avsdk_targets.onnx_check import check_onnx
 
 SIZES = [(1, 64, 64), (3, 96, 128), (1, 428, 640), (2, 68, 100)]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from avsdk.errors import NotAvailable, ParityFailed
+from avsdk.onnx_check import OnnxLimits
 from avsdk_targets.compiler import Compiled, CompileJob, Compiler
-from avsdk_targets.onnx_check import OnnxLimits
 from avsdk_targets.toolchain import PackageNeed
 
 _LEAST_SNR_DB = 20.0

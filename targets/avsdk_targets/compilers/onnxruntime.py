@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from avsdk.onnx_check import OnnxLimits
 from avsdk_targets.compiler import Compiler
-from avsdk_targets.onnx_check import OnnxLimits
 from avsdk_targets.toolchain import PackageNeed
 
 

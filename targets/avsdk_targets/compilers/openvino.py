@@ -1,6 +1,6 @@
 """OpenVINO: the host half. ONNX -> IR (.xml and .bin) with fp32 weights; the precision is chosen at load.
 
-The native ONNX reader is used, never ``ovc`` or ``convert_model``: those report usage to their vendor.
+The native ONNX reader is used, never ``ovc`` or ``convert_model``; and like every child, this one refuses telemetry.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from avsdk.onnx_check import OnnxLimits
 from avsdk_targets.compiler import Compiler
-from avsdk_targets.onnx_check import OnnxLimits
 from avsdk_targets.toolchain import PackageNeed
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from avsdk.errors import NotAvailable
+from avsdk.onnx_check import OnnxLimits
 from avsdk_targets.compiler import Compiler
-from avsdk_targets.onnx_check import OnnxLimits
 from avsdk_targets.toolchain import PackageNeed
 
 _CAPABILITIES = {"sm75": "SM75", "sm80": "SM80", "sm86": "SM86", "sm89": "SM89", "sm120": "SM120", "sm121": "SM121"}

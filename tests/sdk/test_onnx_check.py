@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from avsdk.errors import ModelRefused, NotAvailable, UsageError
-from avsdk_targets.onnx_check import OnnxLimits, check_onnx, require_limits
+from avsdk.onnx_check import OnnxLimits, check_onnx, require_limits
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 
