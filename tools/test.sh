@@ -7,8 +7,8 @@ python="${AVSDK_PYTHON:-.venv/bin/python}"
 export ORT_DISABLE_TELEMETRY=1
 
 isolated=()
-if unshare -rn true 2> /dev/null; then
-    isolated=(unshare -rn)
+if unshare -rmn true 2> /dev/null; then  # with mounts of its own, so that tests can fill a small disk
+    isolated=(unshare -rmn)
 elif unshare -n true 2> /dev/null; then
     isolated=(unshare -n)
 fi

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from avsdk import bundle as bundles
 from avsdk.bundle import is_bundle, open_bundle
 from avsdk.errors import BundleRefused, UsageError
+from avsdk.files import sha256_file
 
 MakeBundle = Callable[..., Path]
 
@@ -190,3 +192,22 @@ def test_too_many_files_are_not_hashed(make_bundle: MakeBundle, monkeypatch: pyt
     monkeypatch.setattr(bundles, "_MAX_FILES", 1)
     with pytest.raises(BundleRefused, match="lists 2 files"):
         open_bundle(make_bundle())
+
+
+def test_weights_outside_the_hashes_are_refused(make_bundle: MakeBundle) -> None:
+    path = make_bundle()
+    file = path / "model" / "transform.onnx"
+    model = onnx.load(file)
+    tensor = model.graph.initializer.add(name="far", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.data")
+    (path / "model" / "weights.data").write_bytes(b"\0" * 4)
+    file.write_bytes(model.SerializeToString())
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["model/transform.onnx"] = sha256_file(file)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleRefused, match=r"weights\.data"):
+        open_bundle(path)
+    manifest["files"]["model/weights.data"] = sha256_file(path / "model" / "weights.data")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert open_bundle(path)
