@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
     print(f"{photo}: a photograph that scikit-learn ships")
     bundles = exported(answer_of("export", MODEL, "--target", TARGETS, "--axis", SIZE, "--out", folder / "bundles"))
     # Not every processor computes in bf16; where this one does not, the line that says so is the answer.
-    bf16 = ("export", MODEL, "--target", "openvino", "--precision", "bf16", "--out", folder / "bundles")
+    bf16 = ("export", MODEL, "--target", "openvino", "--precision", "bf16", "--axis", SIZE, "--out", folder / "bundles")
     bundles += exported(answer_of(*bf16, may_fail=True))
     for bundle in bundles:
         run(bundle, photo, folder / f"{bundle.name}.png")
