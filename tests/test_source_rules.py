@@ -37,7 +37,7 @@ ALLOWED = (
     ("sdk/avsdk/index.py", "usearch"),
     ("sdk/*", ""),
     ("train/*", "torch accelerate safetensors librosa cv2 typer tensorboard matplotlib sklearn rich"),
-    ("export/avsdk_export/check.py", "onnx onnxruntime"),
+    ("export/avsdk_export/check.py", "onnx"),
     ("export/*", "torch onnx onnxscript safetensors sklearn typer"),
     ("targets/avsdk_targets/compilers/litert.py", "litert_torch ai_edge_litert ai_edge_quantizer onnx2tf torch"),
     ("targets/avsdk_targets/compilers/onnxruntime.py", "onnx onnxruntime"),

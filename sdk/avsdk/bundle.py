@@ -19,7 +19,6 @@ from typing import Any
 
 from avsdk.errors import BundleRefused, UsageError
 from avsdk.files import safe_join, sha256_file, write_atomic
-from avsdk.onnx_check import check_onnx
 from avsdk.parity import Parity
 from avsdk.precision import PRECISIONS
 from avsdk.schema import SCHEMA, check_schema, decode, encode
@@ -175,6 +174,8 @@ def _problem(artifact: Artifact, manifest: Manifest) -> str:
 
 def _check_external_data(path: Path, manifest: Manifest) -> None:
     """Weights that an ONNX file keeps elsewhere must lie beneath it and be hashed as well."""
+    from avsdk.onnx_check import check_onnx  # a tenth of what `import avsdk` may take, and needed only here
+
     for name in manifest.model.values():
         folder = PurePosixPath(name).parent
         for external in check_onnx(path / name).external:

@@ -8,7 +8,6 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 _ISA_FLAGS = (
@@ -138,6 +137,8 @@ def _accelerators() -> tuple[str, ...]:
 
 
 def _libraries() -> dict[str, str]:
+    from importlib import metadata  # slow to import, and rarely needed
+
     versions = {}
     for runtime, distributions in _RUNTIMES.items():
         for distribution in distributions:

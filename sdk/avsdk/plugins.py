@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avsdk.errors import NotAvailable, UnknownName
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _EXTRAS = {"sources": "pip install 'avsdk[export]'", "families": "pip install 'avsdk[train]'"}
 """The extra that serves a whole group; elsewhere a plug-in's extra has its name."""
@@ -46,7 +48,9 @@ def load(group: str, name: str) -> Any:
 
 
 @cache
-def _entries(group: str) -> dict[str, metadata.EntryPoint]:
+def _entries(group: str) -> dict[str, EntryPoint]:
+    from importlib import metadata  # takes longer to import than the rest of avsdk
+
     found: Any = metadata.entry_points()
     if sys.version_info >= (3, 10):
         points = found.select(group=f"avsdk.{group}")
