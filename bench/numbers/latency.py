@@ -92,9 +92,11 @@ def _inverse(item: Comparison) -> Interval:
 
 
 def _closeness(ratio: Interval) -> str:
-    """Met, missed, or, where the interval holds 1 and reaches beyond the goal, not decided by this run."""
-    if abs(ratio.value - 1.0) <= WITHIN:
+    """Met, missed, or how far this run decides it: an interval wider than the goal proves nothing."""
+    if max(abs(ratio.low - 1.0), abs(ratio.high - 1.0)) <= WITHIN:
         return verdict(True)
+    if abs(ratio.value - 1.0) <= WITHIN:
+        return "met by the median; the interval is wider than the goal"
     return "not decided: the interval holds 1" if ratio.contains(1.0) else verdict(False)
 
 

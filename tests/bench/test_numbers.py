@@ -49,7 +49,12 @@ def test_a_missed_goal_is_said(script: Any) -> None:
 
 @pytest.mark.parametrize(
     ("ratio", "word"),
-    [(Interval(1.01, 0.9, 1.2), "met"), (Interval(1.1, 0.9, 1.2), "not decided"), (Interval(1.1, 1.05, 1.2), "missed")],
+    [
+        (Interval(1.01, 0.99, 1.015), "met"),
+        (Interval(1.01, 0.9, 1.2), "wider than the goal"),
+        (Interval(1.1, 0.9, 1.2), "not decided"),
+        (Interval(1.1, 1.05, 1.2), "missed"),
+    ],
 )
 def test_a_ratio_within_the_noise_is_neither_met_nor_missed(script: Any, ratio: Interval, word: str) -> None:
     assert word in script("latency")._closeness(ratio)
