@@ -129,3 +129,22 @@ def test_every_model_that_ships_is_whole_and_runs(model: Any, photograph: Path) 
     assert styled.shape == photo.shape
     assert styled.std() > 20, "the answer is a flat picture"
     assert abs(styled.astype(int) - photo).mean() > 15, "the answer is the photograph itself"
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("model", list_zoo(), ids=lambda model: model.name)
+def test_real_photographs_come_close_to_the_painting(
+    model: Any, shared_data: Path, child_environment: dict[str, str]
+) -> None:
+    features = shared_data / "weights" / "vgg19_normalised_to_conv3_1.safetensors"
+    words = ["evaluate", f"zoo:{model.name}", "--data", str(shared_data / "photos"), "--set", f"features={features}"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from avsdk.cli import main; main()", *words, "--json"],
+        env=child_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["metrics"]
+    assert metrics["style_loss"] < metrics["style_loss_unstyled"] / 10
