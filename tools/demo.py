@@ -58,7 +58,17 @@ def measured(bundles: list[Path], folder: Path) -> None:
     """Bench the bundles against each other and print the table."""
     command: list[str | Path] = ["bench", *bundles, "--axis", SIZE, "--budget-s", str(BUDGET_S)]
     answer = answer_of(*command, "--out", folder / "bench.json", "--chart", folder / "chart.png")
-    columns = ("engine", "graph", "effective_precision", "status", "p50_ms", "p50_ci_ms", "peak_rss_mb", "size_mb")
+    columns = (
+        "engine",
+        "graph",
+        "effective_precision",
+        "status",
+        "steady",
+        "p50_ms",
+        "p50_ci_ms",
+        "peak_rss_mb",
+        "size_mb",
+    )
     lines = [columns] + [tuple(shown(row.get(column)) for column in columns) for row in answer["rows"]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

@@ -110,7 +110,7 @@ def _print(report: Report) -> None:
         low, high = item.ratio_ci
         console.show(
             f"{row.label} takes {item.ratio:.3f} x the time of {Path(reference.bundle).name} "
-            f"[{low:.3f}, {high:.3f}]: {item.verdict}"
+            f"[{low:.3f}, {high:.3f}]: {item.verdict}{'' if item.steady else ' in disturbed rounds, measure again'}"
         )
 
 

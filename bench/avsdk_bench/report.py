@@ -75,7 +75,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows that do the same work, compared round by round: ``ratio`` below 1 means that row ``row`` is faster."""
+    """Two rows that do the same work, compared round by round: ``ratio`` below 1 means that row ``row`` is faster.
+
+    ``steady`` is false where too few rounds were undisturbed for the verdict to be relied on.
+    """
 
     row: int
     reference: int
@@ -83,6 +86,7 @@ class Comparison:
     ratio_ci: tuple[float, float]
     rounds: int
     verdict: str
+    steady: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,8 @@ def comparisons_from(plans: Sequence[CellPlan], measurement: Measurement) -> tup
         paired = measurement.ratio(cell, reference) if reference != cell else None
         if paired is not None:
             ci = (round(paired.ratio.low, 5), round(paired.ratio.high, 5))
-            found.append(Comparison(cell, reference, round(paired.ratio.value, 5), ci, paired.rounds, paired.verdict))
+            ratio, steady = round(paired.ratio.value, 5), measurement.enough_valid
+            found.append(Comparison(cell, reference, ratio, ci, paired.rounds, paired.verdict, steady))
     return tuple(found)
 
 

@@ -61,6 +61,11 @@ def notice(text: str) -> None:
     sys.stderr.write(f"note: {printable(text)}\n")
 
 
+def problem(text: str) -> None:
+    """Write that something failed while other work goes on, on stderr."""
+    sys.stderr.write(f"error: {printable(text)}\n")
+
+
 def next_step(line: str) -> None:
     """Write the next command to type, on stderr; silent where no person reads along."""
     if sys.stderr.isatty() or not json_wanted():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avsdk.console import JsonOption, SetOption, next_step, notice, print_json, settings_from, show, table
+from avsdk.console import JsonOption, SetOption, next_step, notice, print_json, problem, settings_from, show, table
 from avsdk_targets.toolchain_cli import app as toolchain_app
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _sizes(text: str) -> dict[str, int]:
 def _report_target(name: str, done: list[Any], failed: list[Any], skipped: list[Any]) -> None:
     """One paragraph per target as soon as it is decided."""
     if failed and failed[-1][0] == name:
-        notice(f"{name}: FAILED ({failed[-1][1].exit_code}) {failed[-1][1]}")
+        problem(f"{name}: {failed[-1][1]}")
         return
     if skipped and skipped[-1][0] == name:
         notice(f"{name}: skipped, {skipped[-1][1].failed}")
@@ -190,7 +190,7 @@ def _show_device(device: Device) -> None:
 def _show_diagnosis(found: Any) -> None:
     table(
         "Targets",
-        ("target", "engine", "precisions", "compile", "run", "verified", "why not", "fix"),
+        ("target", "engine", "precisions", "compile", "run", "verified"),
         [
             (
                 item.target,
@@ -199,9 +199,11 @@ def _show_diagnosis(found: Any) -> None:
                 "yes" if item.can_compile else "no",
                 "yes" if item.can_run else "no",
                 item.verified,
-                item.reason,
-                item.fix,
             )
             for item in found
         ],
     )
+    for reason, fix in dict.fromkeys((item.reason, item.fix) for item in found if item.reason):
+        targets = ", ".join(dict.fromkeys(item.target for item in found if item.reason == reason))
+        show(f"{targets}: {reason}")
+        show(f"  fix: {fix}")

@@ -318,3 +318,15 @@ def test_output_names(make_bundle: MakeBundle, tmp_path: Path, name: str, expect
     (tmp_path / name).write_bytes(content)
     predictor: Predictor = opened(make_bundle())
     assert predictor.output_name(tmp_path / name) == expected
+
+
+def test_a_path_is_read_and_what_is_no_picture_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    predictor = opened(make_bundle())
+    photo = np.random.default_rng(3).integers(0, 256, (16, 20, 3)).astype(np.uint8)
+    media.write_image(tmp_path / "photo.png", photo)
+    np.testing.assert_array_equal(predictor(str(tmp_path / "photo.png")), predictor(photo))
+    np.testing.assert_array_equal(predictor(tmp_path / "photo.png"), 255 - photo)
+    for wrong in (photo.astype(np.float32), photo[..., :2], photo[0, 0], "no such file.png"):
+        with pytest.raises(UnusableInput):
+            predictor(wrong)
+    predictor.close()

@@ -44,7 +44,7 @@ def train(
         lines.append(f"preview: {answer['preview']}")
     _print(answer, lines, as_json)
     if answer["finished"]:
-        next_step(f"avsdk export {out} --target openvino:cpu,onnxruntime:cpu --out build")
+        next_step(f"avsdk export {out} --target openvino:cpu,onnxruntime:cpu")
     else:
         next_step(f"avsdk train {family} --out {out} --resume")
         raise typer.Exit(130)
@@ -68,7 +68,7 @@ def evaluate(
         low, high = metrics.get(f"{key}_ci", [None, None])
         lines.append(f"{key:24} {metrics[key]:.4g}" + (f"  [{low:.4g}, {high:.4g}]" if low is not None else ""))
     _print(answer, lines, as_json)
-    next_step(f"avsdk export {model} --target openvino:cpu --out build")
+    next_step(f"avsdk export {model} --target openvino:cpu")
 
 
 @zoo_app.command("list")
@@ -80,7 +80,7 @@ def zoo_list(as_json: JsonOption = False) -> None:
     lines = [f"zoo:{model['name']:32} {model['size_mb']:>6} MB  {model['summary']}" for model in models]
     _print({"models": models}, lines or ["the zoo is empty"], as_json)
     if models:
-        next_step(f"avsdk export zoo:{models[0]['name']} --target openvino:cpu --out build")
+        next_step(f"avsdk export zoo:{models[0]['name']} --target openvino:cpu")
 
 
 @zoo_app.command("publish", hidden=True)
@@ -98,7 +98,7 @@ def zoo_publish(
 
     model = publish(run, name, summary=summary, about_data=about_data, example=example, licence=licence)
     _print(model.to_json(), [f"published zoo:{model.name} in {model.folder}"], as_json)
-    next_step(f"avsdk export zoo:{model.name} --target openvino:cpu --out build")
+    next_step(f"avsdk export zoo:{model.name} --target openvino:cpu")
 
 
 def _print(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:

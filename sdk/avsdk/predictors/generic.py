@@ -89,12 +89,14 @@ class ImagePredictor(Predictor):
         self._batch = self.whole_setting("batch", 0, least=0)
         self._max_pixels = self.whole_setting("max_megapixels", media.MAX_PIXELS // 1_000_000) * 1_000_000
 
-    def __call__(self, media: Array) -> Any:
+    def __call__(self, media: Any) -> Any:
         """A picture (height, width, 3) or frames (count, height, width, 3), uint8 RGB; the answer in the same form.
 
-        Raises ``SizeNotBuilt`` for a size that the graph does not take, unless the setting ``fit`` is ``resize``.
+        The path of a picture is read first. Raises ``SizeNotBuilt`` for a size that the graph does not take, unless the
+        setting ``fit`` is ``resize``, and ``UnusableInput`` for anything else than a picture.
         """
-        shown, trace = self._fitted(media), Trace()
+        picture = self._picture(media)
+        shown, trace = self._fitted(picture), Trace()
         with self.watch.stage("preprocess"):
             tensor = self._before(shown, trace)
         outputs = self._inferred(tensor)
@@ -102,7 +104,7 @@ class ImagePredictor(Predictor):
             return outputs
         with self.watch.stage("postprocess"):
             answer = self._after(outputs[self._graph.outputs[0].name], trace)
-            return self._unfitted(answer, media)
+            return self._unfitted(answer, picture)
 
     def accepts(self, media: Array) -> bool:
         """Whether a picture of this size runs without being resized."""
@@ -164,6 +166,18 @@ class ImagePredictor(Predictor):
         return 1 if self._loaded.built_sizes else min(len(tensor), self._graph.axes[axis].max)
 
     # -- sizes ---------------------------------------------------------------------------------------------------------
+
+    def _picture(self, given: Any) -> Array:
+        if isinstance(given, (str, Path)):
+            return self.decoder.image(Path(given))
+        image: Array = np.asarray(given)
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
+            raise UnusableInput(
+                f"the picture is an array of {image.dtype} with shape {list(image.shape)}",
+                expected="a file's path, or uint8 RGB of shape (height, width, 3) or (count, height, width, 3)",
+                fix="cv2.cvtColor(image, cv2.COLOR_BGR2RGB) turns what OpenCV reads into that",
+            )
+        return image
 
     def _fitted(self, image: Array) -> Array:
         """The picture itself where its size can run; resized to the nearest size that can where that was asked for."""

@@ -95,7 +95,7 @@ def _card(name: str, summary: str, about_data: str, licence: str, recipe: Recipe
     return "\n".join([
         f"# zoo:{name}", "", summary, "",
         "![photograph and result](example.jpg)", "",
-        f"    avsdk export zoo:{name} --target openvino:cpu --out build", "",
+        f"    avsdk export zoo:{name} --target openvino:cpu", "",
         "## Data and licence", "", about_data, "",
         f"The weights are under {licence}.", "",
         "## Training", "", f"Mean losses of the last {len(last)} logged steps:", "",
