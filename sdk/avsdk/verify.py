@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,18 @@ class Verified:
     precision_shares: Mapping[str, Mapping[str, float]]
 
 
-def verify_bundle(path: Path, *, executed_on: str = "device", threads: int | None = None) -> Verified:
+def verify_bundle(
+    path: Path,
+    *,
+    executed_on: str = "device",
+    threads: int | None = None,
+    python: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Verified:
     """Run every graph, and the whole pipeline where the bundle has golden media, in a child process.
 
-    ``executed_on`` is written into the record. Where the engine cannot run here the record says ``not_run`` and why.
+    ``executed_on`` is written into the record; ``python`` and ``env`` start the child, this Python where empty.
+    Where the engine cannot run here the record says ``not_run`` and why.
     Raises ``SilentFallback`` when something else executed than the bundle promises.
     """
     manifest = open_bundle(path).manifest
@@ -47,6 +56,8 @@ def verify_bundle(path: Path, *, executed_on: str = "device", threads: int | Non
     answer = call_in_child(
         run_golden,
         name=f"verify-{manifest.engine}",
+        python=python or sys.executable,
+        env=env,
         timeout_s=_TIMEOUT_S,
         path=str(path),
         threads=threads or default_threads(),

@@ -14,19 +14,22 @@ from typing import Any
 import avsdk
 from avsdk import __version__, plugins
 from avsdk.bundle import Artifact, Bundle, Manifest, is_bundle, open_bundle, write_manifest
-from avsdk.errors import AvsdkError, ModelRefused, NotAvailable, UnknownName, UsageError
+from avsdk.errors import AvsdkError, ModelRefused, UnknownName, UsageError
 from avsdk.files import atomic_folder, safe_join, typed_write_errors, write_atomic
 from avsdk.host import probe
 from avsdk.onnx_check import check_onnx
 from avsdk.parity import Parity
-from avsdk.precision import PRECISIONS, check_executed
+from avsdk.precision import check_executed
+from avsdk.schema import encode
 from avsdk.session import session_class
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import GraphSpec, ModelSpec
 from avsdk.verify import verify_bundle
 from avsdk_targets.cache import FolderCache, cache_key, copy_content
-from avsdk_targets.compiler import CompileJob, Compiler
-from avsdk_targets.target import Candidate, Target
+from avsdk_targets.compiler import CompileJob
+from avsdk_targets.plan import Plan, plan_target
+from avsdk_targets.proof import proof_for
+from avsdk_targets.target import Target
 
 Notice = Callable[[str], None]
 
@@ -52,53 +55,6 @@ class Exported:
     notices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One target, decided: which engine, which precision, and what was passed over on the way."""
-
-    target: Target
-    candidate: Candidate
-    compiler: Compiler
-    precision: str
-    passed_over: tuple[str, ...]
-    notices: tuple[str, ...] = ()
-
-
-def plan_target(target: Target, precision: str | None) -> Plan:
-    """Take the first engine of the target that can compile here. Raises ``NotAvailable`` naming every reason."""
-    chosen = target.precision(precision)
-    if chosen not in PRECISIONS:
-        raise UnknownName.among("precision", chosen, PRECISIONS)
-    if target.precisions and chosen not in target.precisions:
-        raise NotAvailable(
-            f"{target.name} has no {chosen}",
-            expected=f"one of: {', '.join(_served(target))}",
-            fix=f"--precision {_served(target)[0]}",
-        )
-    notices = (_unasked_precision(target, chosen),) if precision is None and chosen != "fp32" else ()
-    passed: list[str] = []
-    fixes: list[str] = []
-    for candidate in target.candidates:
-        compiler: Compiler = plugins.load("compilers", candidate.engine)()
-        verdict = compiler.check(candidate.device, candidate.arch, chosen)
-        if verdict.ok:
-            return Plan(target, candidate, compiler, chosen, tuple(passed), notices)
-        passed.append(f"{candidate.engine}: {verdict.reason}")
-        fixes.append(verdict.fix)
-    raise NotAvailable(
-        f"nothing here can compile for {target.name} at {chosen}: {'; '.join(passed)}",
-        expected="an engine whose compiler is installed and serves this device and precision",
-        fix=next((fix for fix in fixes if fix), f"avsdk doctor {target.name}"),
-    )
-
-
-def _served(target: Target) -> list[str]:
-    """The device's precisions that one of its compilers builds, in the profile's order; all where none builds any."""
-    compilers: list[Compiler] = [plugins.load("compilers", item.engine)() for item in target.candidates]
-    built = [name for name in target.precisions if any(name in item.precisions for item in compilers)]
-    return built or list(target.precisions)
-
-
 class Exporter:
     """Exports one model to any number of targets; the source is materialised once, and only if no cache answers."""
 
@@ -107,9 +63,10 @@ class Exporter:
         self.options = options
         self.notice = notice
         self.source = find_source(model)
-        _require_known(options.settings, getattr(self.source, "settings", ()), model)
+        self._for_engines, for_source = split_settings(options.settings)
+        _require_known(for_source, getattr(self.source, "settings", ()), model)
         self._source_options = {
-            **options.settings,
+            **for_source,
             "sizes": json.dumps([dict(sorted(sizes.items())) for sizes in options.sizes]),
         }
         self._fingerprint = self.source.fingerprint(model, self._source_options)
@@ -149,11 +106,16 @@ class Exporter:
                 "precision": plan.precision,
                 "sizes": [dict(sizes) for sizes in self.options.sizes],
                 "compiler": plan.compiler.identity(),
+                "settings": dict(self._engine_settings(plan)),
+                "proof": encode(proof_for(plan.candidate)),
                 "verified_here": engine.availability(plan.candidate.device).ok,
                 "code": _code_version(),
                 "host": [host.cpu, host.isa],
             }
         )
+
+    def _engine_settings(self, plan: Plan) -> Mapping[str, str]:
+        return self._for_engines.get(plan.candidate.engine, {})
 
     def _build(self, plan: Plan) -> Path:
         """Make the bundle in the work folder; a build that fails parity raises and is not kept."""
@@ -168,7 +130,8 @@ class Exporter:
         built_with: dict[str, str] = {}
         for graph in files.spec.graphs:
             for sizes in self._sizes_to_build(plan, graph):
-                compiled = plan.compiler.compile(_job(plan, files, graph, folder, sizes, len(artifacts)))
+                job = _job(plan, files, graph, folder, sizes, len(artifacts), self._engine_settings(plan))
+                compiled = plan.compiler.compile(job)
                 names = compiled.artifact.files
                 prefix = f"artifacts/{graph.name}/{len(artifacts)}/"
                 listed = tuple(prefix + name for name in names) if names else (model[graph.name],)
@@ -260,6 +223,25 @@ def _make_out(out: Path) -> None:
             ) from error
 
 
+def split_settings(settings: Mapping[str, str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """``ENGINE.NAME=VALUE`` by engine, and the settings that are the source's.
+
+    Raises ``UnknownName`` for a misspelt one.
+    """
+    engines: dict[str, dict[str, str]] = {}
+    others: dict[str, str] = {}
+    for name, value in settings.items():
+        engine, dot, setting = name.partition(".")
+        if not dot or engine not in plugins.list_names("compilers"):
+            others[name] = value
+            continue
+        known: Mapping[str, str] = plugins.load("compilers", engine).settings
+        if setting not in known:
+            raise UnknownName.among(f"setting of {engine}", setting, known)
+        engines.setdefault(engine, {})[setting] = value
+    return engines, others
+
+
 def _require_known(settings: Mapping[str, str], known: Sequence[str], model: str) -> None:
     """A misspelt setting must not pass unnoticed. A source names those that it reads in its attribute ``settings``."""
     for name in settings:
@@ -267,10 +249,6 @@ def _require_known(settings: Mapping[str, str], known: Sequence[str], model: str
             raise UsageError(f"{model} is exported without settings, not with {name!r}", fix=f"leave out --set {name}")
         if name not in known:
             raise UnknownName.among("setting", name, known)
-
-
-def _unasked_precision(target: Target, precision: str) -> str:
-    return f"{target.name} has no fp32: {precision} is built instead, the first precision of its profile"
 
 
 def bundle_name(manifest: Manifest) -> str:
@@ -293,7 +271,13 @@ def find_source(model: str) -> ModelSource:
 
 
 def _job(
-    plan: Plan, files: SourceFiles, graph: GraphSpec, folder: Path, sizes: Mapping[str, int] | None, index: int
+    plan: Plan,
+    files: SourceFiles,
+    graph: GraphSpec,
+    folder: Path,
+    sizes: Mapping[str, int] | None,
+    index: int,
+    settings: Mapping[str, str],
 ) -> CompileJob:
     out = folder / "artifacts" / graph.name / str(index)
     out.mkdir(parents=True)
@@ -307,6 +291,7 @@ def _job(
         precision=plan.precision,
         sizes=sizes,
         out=out,
+        options={**plan.candidate.profile.options, **settings},
     )
 
 
@@ -316,8 +301,8 @@ def _verified(folder: Path, draft: Manifest, plan: Plan) -> Path:
         if empty.is_dir() and not any(empty.iterdir()):
             empty.rmdir()
     write_manifest(folder, draft)
-    executed_on = "device" if plan.candidate.arch == "host" else "this-cpu"
-    verified = verify_bundle(folder, executed_on=executed_on)
+    proof = proof_for(plan.candidate)
+    verified = verify_bundle(folder, executed_on=proof.executed_on, python=proof.python, env=proof.env)
     where = f"the {plan.candidate.engine}:{plan.candidate.device} bundle"
     verified.parity.require(where=where)
     for graph, shares in verified.precision_shares.items():

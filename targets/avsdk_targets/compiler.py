@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from avsdk.errors import NotAvailable, UsageError
@@ -19,7 +20,8 @@ from avsdk.schema import encode
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec
 from avsdk.worker import call_in_child
-from avsdk_targets.toolchain import PackageNeed, environment_for
+from avsdk_targets.rewrite import RewritePlan, rewritten_model
+from avsdk_targets.toolchain import Environment, PackageNeed, environment_for
 
 _BUILD_TIMEOUT_S = 900.0
 _BUILD_MEMORY_MB = 16_384
@@ -62,7 +64,11 @@ class Compiled:
 
 
 class Compiler(ABC):
-    """Subclasses set the class attributes and ``build``; ``refusal`` says what they cannot do, before any build."""
+    """Subclasses set the class attributes and ``build``; ``refusal`` says what they cannot do, before any build.
+
+    ``settings`` are what ``--set ENGINE.NAME=VALUE`` may say, each with its meaning; they reach ``build`` among the
+    job's options, beside those of the device's profile. ``rewrites`` is how a model is made fit for this engine.
+    """
 
     engine: str
     package: PackageNeed
@@ -70,6 +76,8 @@ class Compiler(ABC):
     onnx_limits: OnnxLimits
     dynamic_axes: bool = True
     precisions: tuple[str, ...] = ("fp32",)
+    settings: Mapping[str, str] = {}
+    rewrites: RewritePlan = RewritePlan()
 
     @property
     @abstractmethod
@@ -91,14 +99,19 @@ class Compiler(ABC):
                 False, reason, f"--precision {self.precisions[0]}" if precision not in self.precisions else ""
             )
         try:
-            environment_for(self.package, self.toolchain)
+            self.environment()
         except NotAvailable as error:
             return Verdict(False, error.failed, error.fix)
         return Verdict(True)
 
+    def environment(self, job: CompileJob | None = None) -> Environment:
+        """The Python that builds ``job``, or any job; raises ``NotAvailable`` with the line that would install it."""
+        del job
+        return environment_for(self.package, self.toolchain)
+
     def identity(self) -> Mapping[str, str]:
         """What decides the result beside the job: the environment's package versions; part of the build cache's key."""
-        return environment_for(self.package, self.toolchain).versions
+        return self.environment().versions
 
     def compile(self, job: CompileJob) -> Compiled:
         """Build the artifact beneath ``job.out``. Raises ``NotAvailable`` for what cannot be built here."""
@@ -111,16 +124,19 @@ class Compiler(ABC):
             raise UsageError(
                 f"{self.engine} is built at fixed sizes", expected="sizes", fix="--axis height=...,width=..."
             )
-        require_limits(check_onnx(job.onnx), self.onnx_limits, engine=self.engine)
-        environment = environment_for(self.package, self.toolchain)
-        answer = call_in_child(
-            self.build,
-            name=f"compile-{self.engine}",
-            python=environment.python,
-            timeout_s=_BUILD_TIMEOUT_S,
-            memory_mb=_BUILD_MEMORY_MB,
-            request=self._request(job),
-        )
+        environment = self.environment(job)
+        with TemporaryDirectory(prefix="avsdk-rewrite-") as folder:
+            rewritten = rewritten_model(job.onnx, Path(folder), self.rewrites, job.graph, job.sizes)
+            require_limits(check_onnx(rewritten.onnx), self.onnx_limits, engine=self.engine)
+            answer = call_in_child(
+                self.build,
+                name=f"compile-{self.engine}",
+                python=environment.python,
+                timeout_s=_BUILD_TIMEOUT_S,
+                memory_mb=_BUILD_MEMORY_MB,
+                request={**self._request(job), "onnx": str(rewritten.onnx), "rewritten": list(rewritten.applied)},
+            )
+        options = dict(answer.get("options", {}))
         artifact = Artifact(
             graph=job.graph.name,
             engine=self.engine,
@@ -128,7 +144,7 @@ class Compiler(ABC):
             precision=job.precision,
             files=tuple(answer["files"]),
             shapes=None if job.sizes is None else dict(job.sizes),
-            options=answer.get("options", {}),
+            options={**options, "rewritten": list(rewritten.applied)} if rewritten.applied else options,
         )
         return Compiled(artifact, dict(answer.get("built_with", {})))
 

@@ -26,12 +26,33 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Served:
+    """The releases of an engine's toolchain that serve a device, both ends included; an empty end is open."""
+
+    first: str
+    last: str
+    source: str
+    mark: Literal["datasheet", "computed", "unconfirmed"]
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """How a device's processor is emulated: the toolchain that holds the emulator, and its name of the processor."""
+
+    toolchain: str
+    cpu: str
+
+
+@dataclass(frozen=True)
 class Device:
     """A concrete piece of hardware.
 
     ``engines`` in order of preference; ``engine_device`` is what those engines call it (its own name where empty);
+    ``arch`` the instruction set or compute capability that artifacts are made for, ``host`` being this machine's;
     ``precisions`` in order of preference, the first being the default where fp32 is not among them. ``peaks`` are
-    TFLOP/s (TOP/s for int8) per precision, ``bandwidth_gb_s`` in GB/s, ``power_w`` in watts.
+    TFLOP/s (TOP/s for int8) per precision, ``memory_mb`` in MiB, ``bandwidth_gb_s`` in GB/s, ``power_w`` in watts.
+    ``served`` says per engine which toolchain releases know the device; ``emulation`` how it is emulated where it is
+    not at hand; ``withdrawn`` why nothing can be built for it; ``options`` go to its compilers.
     """
 
     name: str
@@ -39,12 +60,16 @@ class Device:
     engines: tuple[str, ...]
     arch: str
     precisions: tuple[str, ...]
+    vendor: str = ""
     aliases: tuple[str, ...] = ()
     engine_device: str = ""
-    memory_mb: int = 0
+    memory_mb: Figure | None = None
     peaks: Mapping[str, Figure] = field(default_factory=dict)
     bandwidth_gb_s: Figure | None = None
     power_w: Figure | None = None
+    served: Mapping[str, Served] = field(default_factory=dict)
+    emulation: Emulation | None = None
+    withdrawn: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

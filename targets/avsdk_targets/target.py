@@ -19,15 +19,20 @@ class Candidate:
     engine: str
     device: str
     arch: str
+    profile: Device
 
 
 @dataclass(frozen=True)
 class Target:
-    """A resolved target. ``candidates`` are its engines in order of preference; ``precisions`` what the device has."""
+    """A resolved target. ``candidates`` are its engines in order of preference; ``precisions`` what the device has.
+
+    ``withdrawn`` says why nothing can be built for it, where its vendor has given it up.
+    """
 
     name: str
     candidates: tuple[Candidate, ...]
     precisions: tuple[str, ...]
+    withdrawn: str = ""
 
     def precision(self, asked: str | None) -> str:
         """The precision to build: the one asked for, else fp32, else the device's first."""
@@ -50,14 +55,14 @@ def resolve(text: str) -> Target:
         raise UnknownName.among(f"device of the engine {engine!r}", unit, serving)
     if unit in devices:
         device = devices[unit]
-        return Target(text, (Candidate(engine, device.runs_as, device.arch),), device.precisions)
+        return Target(text, (Candidate(engine, device.runs_as, device.arch, device),), device.precisions)
     units = {device.runs_as for device in list_devices() if engine in device.engines}
     if not colon and len(units) == 1:
         unit = units.pop()
     elif unit not in units:
         raise UnknownName.among("target", text, [*known_targets(), *(f"{engine}:{name}" for name in units)])
     profile = next(device for device in list_devices() if device.runs_as == unit and engine in device.engines)
-    return Target(text, (Candidate(engine, unit, profile.arch),), profile.precisions)
+    return Target(text, (Candidate(engine, unit, profile.arch, profile),), profile.precisions)
 
 
 def resolve_list(text: str) -> tuple[Target, ...]:
@@ -83,5 +88,5 @@ def known_targets() -> tuple[str, ...]:
 
 
 def _of_device(text: str, device: Device) -> Target:
-    candidates = tuple(Candidate(engine, device.runs_as, device.arch) for engine in device.engines)
-    return Target(text, candidates, device.precisions)
+    candidates = tuple(Candidate(engine, device.runs_as, device.arch, device) for engine in device.engines)
+    return Target(text, candidates, device.precisions, device.withdrawn)

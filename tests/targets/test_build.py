@@ -17,8 +17,9 @@ from tests.targets import broken_compilers
 from avsdk import plugins
 from avsdk.bundle import open_bundle
 from avsdk.errors import DiskFull, NotAvailable, ParityFailed, SizeNotBuilt, ToolchainCrashed, UsageError
-from avsdk_targets import cli
-from avsdk_targets.build import Exported, Exporter, ExportOptions, find_source, plan_target
+from avsdk_targets import export_cli
+from avsdk_targets.build import Exported, Exporter, ExportOptions, find_source
+from avsdk_targets.plan import plan_target
 from avsdk_targets.target import resolve
 
 MODEL = "tests.contracts.tiny_model:network"
@@ -258,7 +259,7 @@ def test_a_model_that_cannot_be_exported_is_tried_once_and_fails_every_target_al
 )
 def test_a_bad_axis_is_wrong_usage(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        cli._sizes(text)
+        export_cli._sizes(text)
 
 
 def test_doctor_names_every_target_with_reason_and_fix() -> None:
