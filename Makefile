@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv toolchain demo test check device-test bench docs clean
+.PHONY: help venv toolchain demo test check device-test bench docs support-table clean
 
 PYTHON ?= python3.11
 PIP_ARGS ?=
@@ -56,6 +56,9 @@ device-test: venv    ## the built wheel and one runtime in an empty venv without
 
 bench: venv toolchain  ## the figures of docs/benchmarks.md, measured on this machine
 	python bench/numbers/run_all.py --out docs/benchmarks.md
+
+support-table: venv  ## what the doctor says here into the table of README.md
+	python tools/support_table.py
 
 docs: venv           ## check the pages: every link and every command in them
 	pytest -q -p no:cacheprovider tests/test_docs.py

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from avsdk import console
-from avsdk.console import JsonOption
+from avsdk.console import JsonOption, SetOption
 
 if TYPE_CHECKING:
     from avsdk.errors import AvsdkError
     from avsdk_bench.plan import CellPlan
     from avsdk_bench.report import Report, Row
     from avsdk_bench.rounds import Settings
+    from avsdk_bench.subjects import Request
 
 app = typer.Typer(help="Measure bundles.")
 
@@ -34,7 +35,17 @@ def _group() -> None:
 
 @app.command()
 def bench(
-    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles; one named twice is two cells.")],
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE|MODEL...", help="Bundles, one named twice is two cells; or models, with --target."
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Option("--target", metavar="T[,T]", help="Build each for these targets too; torch is the baseline."),
+    ] = "",
+    precision: Annotated[str | None, typer.Option(help="What is built for --target: fp32, bf16, fp16, fp16w.")] = None,
     axis: Annotated[
         list[str] | None,
         typer.Option("--axis", metavar="AXIS=SIZE,...", help="Sizes to run at; may be repeated.", show_default=False),
@@ -50,20 +61,28 @@ def bench(
         Path | None, typer.Option("--out", metavar="R.json", help="Write the report, samples included.")
     ] = None,
     chart: Annotated[Path | None, typer.Option("--chart", metavar="C.png", help="Draw a chart, PNG or SVG.")] = None,
+    settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure latency, cold start, memory and size of bundles: one process per cell, in interleaved rounds."""
+    """Measure latency, cold start, memory and size of bundles: one process per cell, in interleaved rounds.
+
+    A MODEL is built for each --target first; what is built stays in the cache.
+    """
     from avsdk_bench.bench import run_bench
     from avsdk_bench.chart import check_chart, draw_chart
+    from avsdk_bench.plan import sizes_from_text
     from avsdk_bench.rounds import Settings
+    from avsdk_bench.subjects import Request
 
-    settings = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
+    method = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
     if chart is not None:
         check_chart(chart)
-    plans = _plans(bundles, axis or [], threads, seed)
-    command = _command(bundles, axis or [], plans[0].threads, settings)
+    axes = [sizes_from_text(text) for text in axis or []]
+    request = Request(bundles, target, precision, axes, console.settings_from(settings))
+    plans = _plans(request, threads, seed)
+    command = _command(request, axis or [], plans[0].threads, method)
     with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
-        report, errors = run_bench(plans, settings, command=command, progress=advance)
+        report, errors = run_bench(plans, method, command=command, progress=advance)
     if out is not None:
         report.write(out)
     if chart is not None:
@@ -78,25 +97,34 @@ def bench(
     console.next_step(_next_step(report))
 
 
-def _plans(bundles: list[Path], axis: list[str], threads: int | None, seed: int) -> list[CellPlan]:
+def _plans(request: Request, threads: int | None, seed: int) -> list[CellPlan]:
     from avsdk import host
-    from avsdk.bundle import open_bundle
-    from avsdk_bench.plan import plans_for, sizes_from_text
+    from avsdk_bench.plan import absent_plan, plans_for
+    from avsdk_bench.subjects import subjects_of
 
-    axes = [sizes_from_text(text) for text in axis]
     count = threads or host.default_threads()
-    opened = [open_bundle(path) for path in bundles]
-    return [plan for path, bundle in zip(bundles, opened, strict=True)
-            for plan in plans_for(bundle, axes, count, seed=seed, name=str(path))]  # fmt: skip
+    plans: list[CellPlan] = []
+    for subject in subjects_of(request, console.notice):
+        if subject.bundle is None:
+            plans.append(absent_plan(subject, request.axes, count))
+        else:
+            plans += plans_for(
+                subject.bundle, request.axes, count, seed=seed, name=subject.name, settings=subject.settings
+            )
+    return plans
 
 
-def _command(bundles: list[Path], axis: list[str], threads: int, settings: Settings) -> str:
+def _command(request: Request, axis: list[str], threads: int, method: Settings) -> str:
     """The line that does the same again."""
-    words = ["avsdk", "bench", *map(str, bundles)]
+    words = ["avsdk", "bench", *request.models]
+    words += ["--target", request.target] if request.target else []
+    words += ["--precision", request.precision] if request.precision else []
+    for name, value in request.settings.items():
+        words += ["--set", f"{name}={value}"]
     for text in axis:
         words += ["--axis", text]
-    words += ["--threads", str(threads), "--budget-s", f"{settings.budget_s:g}", "--rounds", str(settings.rounds)]
-    return shlex.join([*words, "--seed", str(settings.seed)])
+    words += ["--threads", str(threads), "--budget-s", f"{method.budget_s:g}", "--rounds", str(method.rounds)]
+    return shlex.join([*words, "--seed", str(method.seed)])
 
 
 def _print(report: Report) -> None:
@@ -109,7 +137,7 @@ def _print(report: Report) -> None:
         row, reference = report.rows[item.row], report.rows[item.reference]
         low, high = item.ratio_ci
         console.show(
-            f"{row.label} takes {item.ratio:.3f} x the time of {Path(reference.bundle).name} "
+            f"{row.label} takes {item.ratio:.3f} x the time of {reference.label} "
             f"[{low:.3f}, {high:.3f}]: {item.verdict}{'' if item.steady else ' in disturbed rounds, measure again'}"
         )
 
@@ -118,12 +146,21 @@ def _cells(row: Row) -> list[object]:
     from avsdk_bench.plan import sizes_text
 
     ci = "{:.4g} .. {:.4g}".format(*row.p50_ci_ms) if row.p50_ci_ms else None
-    state = row.status if row.status != "measured" else "" if row.steady else "not steady"
     return [
-        Path(row.bundle).name, row.graph, sizes_text(row.shapes), f"{row.engine}:{row.device}",
+        Path(row.bundle).name, row.graph, sizes_text(row.shapes),
+        " ".join([f"{row.engine}:{row.device}", *row.settings.values()]),
         row.effective_precision or row.precision, _short(row.p50_ms), ci, _short(row.p90_ms), _short(row.p99_ms),
-        _short(row.throughput_per_s), _short(row.cold_start_ms), _short(row.peak_rss_mb), _short(row.size_mb), state,
+        _short(row.throughput_per_s), _short(row.cold_start_ms), _short(row.peak_rss_mb), _short(row.size_mb),
+        _state(row),
     ]  # fmt: skip
+
+
+def _state(row: Row) -> str:
+    if row.status != "measured":
+        return row.status
+    return ", ".join(
+        text for text in ("" if row.steady else "not steady", f"not on {row.target}" if row.reason else "") if text
+    )
 
 
 def _short(value: float | None) -> str | None:
@@ -162,6 +199,12 @@ def _exit_code(report: Report, errors: dict[int, AvsdkError]) -> int:
 
 
 def _next_step(report: Report) -> str:
-    """Run the fastest bundle."""
-    fastest = min((row for row in report.rows if row.p50_ms is not None), key=lambda row: row.p50_ms or 0.0)
-    return shlex.join(["avsdk", "run", fastest.bundle]) + " INPUT --out OUTPUT"
+    """Run the fastest bundle; a model whose build was measured becomes one by exporting it."""
+    from avsdk.bundle import is_bundle
+
+    measured = sorted((row for row in report.rows if row.p50_ms is not None), key=lambda row: row.p50_ms or 0.0)
+    shipped = next((row for row in measured if is_bundle(Path(row.bundle))), None)
+    if shipped is not None:
+        return shlex.join(["avsdk", "run", shipped.bundle]) + " INPUT --out OUTPUT"
+    fastest = next((row.target for row in measured if not row.settings), "openvino:cpu")
+    return shlex.join(["avsdk", "export", measured[0].bundle, "--target", fastest])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avsdk import plugins
 from avsdk.bundle import Bundle
-from avsdk.errors import UnknownName, UsageError
+from avsdk.errors import AvsdkError, NotAvailable, UnknownName, UsageError
 from avsdk.golden import PIPELINE
-from avsdk.session import Artifact
+from avsdk.session import Artifact, session_class
 from avsdk.spec import GraphSpec, Sizes
 from avsdk.worker import Worker
 from avsdk_bench import cell, noise
+from avsdk_bench.subjects import Subject, measured_here
 
 SINGLE_STREAM = "single-stream"
+_THIS_CPU = "this-cpu"
 OPEN_TIMEOUT_S = 900.0
 _TURN_TIMEOUT_S = 600.0
 
@@ -31,6 +35,9 @@ class CellPlan:
     """One cell: a graph, or the whole pipeline, of one bundle at one set of sizes.
 
     ``factory`` runs in the cell's process and returns a ``CellWorker``; it gets ``arguments`` and the parent's clock.
+    ``python`` are the words that start that process, this Python where empty. ``settings`` are the engine's own;
+    ``remark`` stands in the row, as that it was measured elsewhere than on the target. ``absent``: why there is nothing
+    to measure.
     """
 
     bundle: str
@@ -45,6 +52,10 @@ class CellPlan:
     factory: Callable[..., object]
     arguments: Mapping[str, Any]
     model: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
+    python: tuple[str, ...] = ()
+    absent: AvsdkError | None = None
 
     @property
     def items(self) -> int:
@@ -54,7 +65,8 @@ class CellPlan:
     @property
     def label(self) -> str:
         """What messages call the cell."""
-        return f"{Path(self.bundle).name} {self.graph} {sizes_text(self.sizes)}".strip()
+        words = [Path(self.bundle).name, self.graph, sizes_text(self.sizes), *self.settings.values()]
+        return " ".join(word for word in words if word)
 
     @property
     def group(self) -> tuple[str, str]:
@@ -81,8 +93,17 @@ class Cell:
 
     def open(self) -> ColdStartFacts:
         """Start the process and load what it measures. Raises what the load raises."""
+        if self.plan.absent is not None:
+            raise self.plan.absent
         spawned = time.perf_counter_ns()
-        self._worker = Worker(self.plan.label, timeout_s=_TURN_TIMEOUT_S, env=_thread_limits(self.plan.threads))
+        self._worker = Worker(
+            self.plan.label,
+            self.plan.python or sys.executable,
+            timeout_s=_TURN_TIMEOUT_S,
+            env=_thread_limits(self.plan.threads),
+        )
+        if self.plan.python:  # no package there offers avsdk's plug-ins
+            self._worker.call(plugins.lend, entries=plugins.offered("engines", "predictors"))
         self._worker.open(self.plan.factory, timeout_s=OPEN_TIMEOUT_S, spawned_ns=spawned, **self.plan.arguments)
         facts = self._worker.ask("opened")
         self._pids = [int(pid) for pid in self._worker.ask("pids")]
@@ -132,27 +153,55 @@ class Cell:
 
 
 def plans_for(
-    bundle: Bundle, axes: Sequence[Sizes], threads: int, *, seed: int = 0, name: str = "", pipeline: bool = True
+    bundle: Bundle,
+    axes: Sequence[Sizes],
+    threads: int,
+    *,
+    seed: int = 0,
+    name: str = "",
+    settings: Mapping[str, str] | None = None,
+    pipeline: bool = True,
 ) -> list[CellPlan]:
     """A cell per graph and size, and one for the whole pipeline per size where the bench can make its media.
 
     Without ``axes`` the sizes are those that were built, or the spec's defaults where the axes are dynamic. Raises
     ``UsageError`` for an axis that no graph has or a size that the spec does not admit.
     """
-    manifest = bundle.manifest
-    graphs = manifest.spec.graphs
+    subject = Subject(name or str(bundle.path), bundle, settings or {})
+    graphs = bundle.manifest.spec.graphs
     _check_axes(graphs, axes)
     plans = []
     for graph in graphs:
         for sizes in _cell_sizes(bundle, graph, axes):
             arguments = {"graph": graph.name, "sizes": sizes}
-            plans.append(_plan(bundle, name, graph.name, sizes, threads, seed, cell.open_graph, arguments))
+            plans.append(_plan(subject, bundle, graph.name, sizes, threads, seed, cell.open_graph, arguments))
     if pipeline and cell.takes_picture(bundle):
         for sizes in _cell_sizes(bundle, graphs[0], axes):
             single = {**sizes, "batch": 1} if "batch" in sizes else sizes
             arguments = {"sizes": single}
-            plans.append(_plan(bundle, name, PIPELINE, single, threads, seed, cell.open_pipeline, arguments))
+            plans.append(_plan(subject, bundle, PIPELINE, single, threads, seed, cell.open_pipeline, arguments))
     return plans
+
+
+def absent_plan(subject: Subject, axes: Sequence[Sizes], threads: int) -> CellPlan:
+    """The cell of a target that nothing could be built for: a row that says why."""
+    assert subject.target is not None
+    candidates = subject.target.candidates
+    return CellPlan(
+        bundle=subject.name,
+        graph=PIPELINE,
+        target=subject.target.name,
+        engine=candidates[0].engine if candidates else "",
+        device=candidates[0].device if candidates else subject.target.name,
+        precision=next(iter(subject.target.precisions), ""),
+        threads=threads,
+        sizes=dict(axes[0]) if axes else {},
+        size_mb=0.0,
+        factory=cell.open_graph,
+        arguments={},
+        settings=dict(subject.settings),
+        absent=subject.absent,
+    )
 
 
 def sizes_text(sizes: Sizes) -> str:
@@ -177,7 +226,7 @@ def sizes_from_text(text: str) -> dict[str, int]:
 
 
 def _plan(
-    bundle: Bundle, name: str, graph: str, sizes: Mapping[str, int], threads: int, seed: int,
+    subject: Subject, bundle: Bundle, graph: str, sizes: Mapping[str, int], threads: int, seed: int,
     factory: Callable[..., object], arguments: Mapping[str, Any],
 ) -> CellPlan:  # fmt: skip
     manifest = bundle.manifest
@@ -185,12 +234,13 @@ def _plan(
     used = [artifact] if artifact and graph != PIPELINE else manifest.artifacts
     names = {file for item in used for file in item.files}
     first = artifact or manifest.artifacts[0]
+    remark = measured_here(manifest.target, first.engine)
     return CellPlan(
-        bundle=name or str(bundle.path),
+        bundle=subject.name,
         graph=graph,
         target=manifest.target,
         engine=first.engine,
-        device=first.device,
+        device=_THIS_CPU if remark and first.device == "cpu" else first.device,
         precision=first.precision,
         threads=threads,
         sizes=sizes,
@@ -198,7 +248,18 @@ def _plan(
         factory=factory,
         arguments={"bundle": str(bundle.path.resolve()), "threads": threads, "seed": seed, **arguments},
         model={file: manifest.files[file] for file in manifest.model.values()},
+        settings=dict(subject.settings),
+        remark=remark,
+        python=_python_of(first.engine),
     )
+
+
+def _python_of(engine: str) -> tuple[str, ...]:
+    """The words that start the Python that the engine's runtime lives in; empty for this one and for one not here."""
+    try:
+        return session_class(engine).python()
+    except NotAvailable:
+        return ()
 
 
 def _artifact(artifacts: Sequence[Artifact], graph: str, sizes: Sizes) -> Artifact | None:

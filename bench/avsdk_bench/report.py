@@ -65,12 +65,15 @@ class Row:
     outliers: tuple[tuple[int, int], ...] = ()
     input: str = ""
     model: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     samples_ms: tuple[tuple[float, ...], ...] = ()
 
     @property
     def label(self) -> str:
         """What messages call the row."""
-        return f"{Path(self.bundle).name} · {self.graph} · {sizes_text(self.shapes)}".rstrip(" ·")
+        place = f"{self.engine}:{self.device}"
+        words = (Path(self.bundle).name, self.graph, sizes_text(self.shapes), place, *self.settings.values())
+        return " · ".join(word for word in words if word)
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell:
         **facts,
         **_latencies(plan, measurement, cell),
         status="measured",
+        reason=plan.remark,
         memory=observed.memory,
         stages_ms={name: round(value, 4) for name, value in observed.stages.items()} if observed.stages else None,
         peak_rss_mb=memory.get("peak_rss_mb"),
@@ -205,7 +209,7 @@ def _identity(plan: CellPlan) -> dict[str, Any]:
     return {
         "bundle": plan.bundle, "graph": plan.graph, "target": plan.target, "engine": plan.engine, "device": plan.device,
         "precision": plan.precision, "threads": plan.threads, "shapes": dict(plan.sizes), "size_mb": plan.size_mb,
-        "model": dict(plan.model),
+        "model": dict(plan.model), "settings": dict(plan.settings),
     }  # fmt: skip
 
 

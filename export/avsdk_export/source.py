@@ -17,11 +17,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from avsdk.errors import AvsdkError, UsageError
 from avsdk.files import sha256_file
 from avsdk.golden import PIPELINE, write_golden
 from avsdk.source import SourceFiles
 from avsdk.spec import GraphSpec
+from avsdk.spec_request import request_from, requested_spec
 from avsdk_train.family import load_trained, model_files
 from avsdk_train.run import is_run
 
@@ -92,9 +95,11 @@ class ModuleSource:
 def materialise(trained: TrainedModel, out: Path, options: Mapping[str, str]) -> SourceFiles:
     """Write ``<graph>.pt2``, ``<graph>.onnx`` and golden samples of every graph, and copy the assets."""
     requested = requested_sizes(options)
+    only_examples = bool(trained.examples) and not any(graph.axes for graph in trained.spec.graphs)
+    trained = replace(trained, spec=requested_spec(trained.spec, request_from(options), free=only_examples))
     for graph in trained.spec.graphs:  # the cheapest refusal first
         for sizes in requested:
-            graph.complete_sizes(sizes)
+            trained.spec.sizes_for(graph, sizes)
     out.mkdir(parents=True, exist_ok=True)
     files = SourceFiles(
         spec=replace(trained.spec, assets={name: f"assets/{name}" for name in trained.assets}),
@@ -105,7 +110,7 @@ def materialise(trained: TrainedModel, out: Path, options: Mapping[str, str]) ->
         origin={**trained.origin, "reference": "PyTorch fp32"},
     )
     for graph in trained.spec.graphs:
-        _export_graph(trained, graph, files, requested)
+        _export_graph(trained, graph, files, [trained.spec.sizes_for(graph, sizes) for sizes in requested])
     pipeline = _write_pipeline(trained, out, requested)
     for name, file in trained.assets.items():
         files.assets[name].parent.mkdir(exist_ok=True)
@@ -154,6 +159,8 @@ def _write_pipeline(trained: TrainedModel, out: Path, requested: list[dict[str, 
         return {}
     pictures = golden_pictures(graph, requested)
     answers = golden_answers(trained.spec, Reference(trained.networks[graph.name], graph), pictures)
+    if not all(isinstance(item["answer"], np.ndarray) for item in answers):
+        return {}  # labels are no numbers to compare; the graph's own samples are
     media = [{"media": picture} for picture in pictures]
     write_golden(out / f"{PIPELINE}.npz", list(zip(media, answers, strict=True)))
     return {PIPELINE: out / f"{PIPELINE}.npz"}

@@ -167,9 +167,9 @@ def verify_bundle_command(
     opened = open_bundle(bundle)
     document: dict[str, Any] = {"path": opened.path, "files": len(opened.manifest.files), "hashes": "ok"}
     if execute:
-        from avsdk.verify import verify_bundle
+        from avsdk.verify import emulation_of, verify_bundle
 
-        verified = verify_bundle(bundle, threads=threads)
+        verified = verify_bundle(bundle, threads=threads, **emulation_of(opened.manifest))
         document.update(parity=verified.parity, effective_precision=verified.effective_precision)
         verified.parity.require(where=str(bundle))
     if as_json:
@@ -179,8 +179,10 @@ def verify_bundle_command(
     if execute:
         _show_parity(verified.parity.outputs)
         ran = ", ".join(f"{graph}: {precision}" for graph, precision in verified.effective_precision.items())
-        detail = f"{verified.parity.samples} samples; {ran}" if ran else verified.parity.reason
-        console.show(f"parity: {verified.parity.verdict} ({detail})")
+        parity = verified.parity
+        reasons = f"; {parity.reason}" if parity.reason else ""
+        detail = f"{parity.samples} samples, {parity.executed_on}; {ran}{reasons}" if ran else parity.reason
+        console.show(f"parity: {parity.verdict} ({detail})")
     console.next_step(f"avsdk run {bundle} INPUT --out PATH" if execute else f"avsdk bundle verify {bundle} --run")
 
 

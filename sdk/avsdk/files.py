@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +16,9 @@ from pathlib import Path, PurePosixPath
 from avsdk.errors import DiskFull, NotAvailable, Refused, UsageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FICLONE = 0x40049409  # of linux/fs.h
+_IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+_REPLACE_TRIES = 20
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -136,6 +140,17 @@ def safe_join(root: Path, relative: str, *, refused: type[Refused] = Refused) ->
     return current
 
 
+def copy_file(source: Path, out: Path) -> None:
+    """Copy a file's content without holding it in memory; where the file system shares blocks, it shares them.
+
+    No hard link: our own check refuses weights that have one, since whoever holds the other name could change them.
+    """
+    with source.open("rb") as given, out.open("wb") as taken, contextlib.suppress(OSError):
+        fcntl.ioctl(taken, _FICLONE, given.fileno())
+        return
+    shutil.copyfile(source, out)
+
+
 def copy_folder(source: Path, out: Path, *, without: str = "") -> None:
     """Copy the regular files beneath ``source`` into the folder ``out``, but for one name at the top.
 
@@ -145,7 +160,21 @@ def copy_folder(source: Path, out: Path, *, without: str = "") -> None:
         relative = file.relative_to(source)
         if file.is_file() and not file.is_symlink() and relative.as_posix() != without:
             (out / relative.parent).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, out / relative)
+            copy_file(file, out / relative)
+
+
+def move_folder(source: Path, out: Path) -> None:
+    """Move the regular files beneath ``source`` into the folder ``out``; copied where that is another file system."""
+    for file in sorted(source.rglob("*")):
+        place = out / file.relative_to(source)
+        if file.is_file() and not file.is_symlink():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file.replace(place)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                copy_file(file, place)
 
 
 def folder_size(path: Path) -> int:
@@ -154,13 +183,23 @@ def folder_size(path: Path) -> int:
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    if not path.exists():
-        new.replace(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.replace(old / "was")
-    new.replace(path)
-    shutil.rmtree(old, ignore_errors=True)
+    """Put ``new`` where ``path`` is, whatever that is, also while another process does the same."""
+    aside: list[Path] = []
+    try:
+        for _ in range(_REPLACE_TRIES):
+            try:
+                new.replace(path)  # onto nothing
+                return
+            except OSError as error:
+                if error.errno not in _IN_THE_WAY:
+                    raise
+            aside.append(Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)))
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(aside[-1] / "was")
+        raise NotAvailable(f"{path} is replaced by others all the time", expected="one writer", fix="try again later")
+    finally:
+        for old in aside:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from avsdk.nvidia import local_gpus
+
 _ISA_FLAGS = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "amx_fp16",
     "asimddp", "i8mm", "bf16", "sve", "fphp",
@@ -22,6 +24,18 @@ _RUNTIMES = {
     "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt_rtx_cu12"),
     "torch": ("torch",),
 }
+
+
+_USB = {
+    ("03e7", "2485"): "movidius: Myriad X",
+    ("03e7", "f63b"): "movidius: Myriad X, with firmware loaded",
+    ("1a6e", "089a"): "coral: Edge TPU",
+    ("18d1", "9302"): "coral: Edge TPU",
+}
+_INTEL_NPUS = {
+    "7d1d": "NPU 3720", "ad1d": "NPU 3720", "643e": "NPU 4000", "b03e": "NPU 5010", "fd3e": "NPU 5020",
+}  # fmt: skip
+"""PCI device numbers, from the README of OpenVINO's NPU plugin."""
 
 
 @dataclass(frozen=True)
@@ -121,19 +135,43 @@ def _memory_mb() -> int:
 
 
 def _accelerators() -> tuple[str, ...]:
-    """Accelerators whose kernel driver shows itself; a name per device."""
+    """Accelerators that a driver or the bus shows; a phrase per device."""
+    return (*_nvidia_gpus(), *_on_usb(), *_on_pci(), *_npus())
+
+
+def _nvidia_gpus() -> list[str]:
+    """What NVIDIA's driver says of its GPUs; their models alone where only its kernel half is here."""
+    gpus = [
+        f"nvidia: {gpu.name}, {gpu.arch}, {gpu.memory_mb} MiB, driver {gpu.driver or 'unknown'}" for gpu in local_gpus()
+    ]
+    if gpus:
+        return gpus
+    infos = [_read(info) for info in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    models = [dict(line.split(":", 1) for line in info.splitlines() if ":" in line).get("Model", "") for info in infos]
+    return [f"nvidia: {model.strip() or 'unknown'}" for model in models]
+
+
+def _on_usb(root: Path = Path("/sys/bus/usb/devices")) -> list[str]:
+    identities = [(_read(file).strip(), _read(file.parent / "idProduct").strip()) for file in root.glob("*/idVendor")]
+    return [_USB[identity] for identity in sorted(identities) if identity in _USB]
+
+
+def _on_pci(root: Path = Path("/sys/bus/pci/devices")) -> list[str]:
+    """Intel's NPUs by their numbers, and its GPUs by their class, whatever their number."""
     found = []
-    for info in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = dict(line.split(":", 1) for line in _read(info).splitlines() if ":" in line)
-        found.append(f"nvidia: {lines.get('Model', 'unknown').strip()}")
-    for product in sorted(Path("/sys/bus/usb/devices").glob("*/idVendor")):
-        identity = (_read(product).strip(), _read(product.parent / "idProduct").strip())
-        if identity == ("03e7", "2485"):
-            found.append("movidius: Myriad X")
-        if identity in {("1a6e", "089a"), ("18d1", "9302")}:
-            found.append("coral: Edge TPU")
-    found += [f"npu: {node.name}" for node in sorted(Path("/dev/accel").glob("accel*"))]
-    return tuple(found)
+    for file in sorted(root.glob("*/vendor")):
+        if _read(file).strip() != "0x8086":
+            continue
+        device, kind = _read(file.parent / "device").strip().lower()[2:], _read(file.parent / "class").strip()
+        if device in _INTEL_NPUS:
+            found.append(f"npu: Intel {_INTEL_NPUS[device]} (8086:{device})")
+        elif kind.startswith("0x03"):
+            found.append(f"intel gpu: 8086:{device}")
+    return found
+
+
+def _npus() -> list[str]:
+    return [f"npu: {node.name}" for node in sorted(Path("/dev/accel").glob("accel*"))]
 
 
 def _libraries() -> dict[str, str]:

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,21 @@ _EXTRAS = {"sources": "pip install 'avsdk[export]'", "families": "pip install 'a
 def list_names(group: str) -> tuple[str, ...]:
     """The names that the group offers, sorted; nothing is imported."""
     return tuple(sorted(_entries(group)))
+
+
+def offered(*groups: str) -> dict[str, dict[str, str]]:
+    """Every name of the groups and what it stands for, as ``module:attribute``: what ``lend`` takes."""
+    return {group: {name: point.value for name, point in _entries(group).items()} for group in groups}
+
+
+def lend(entries: Mapping[str, Mapping[str, str]]) -> None:
+    """Know these names too. A toolchain's Python runs avsdk from its source, where no installed package offers any."""
+    from importlib.metadata import EntryPoint
+
+    for group, names in entries.items():
+        known = _entries(group)
+        for name, value in names.items():
+            known.setdefault(name, EntryPoint(name, value, f"avsdk.{group}"))
 
 
 def load(group: str, name: str) -> Any:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from avsdk.errors import SilentFallback
 
-PRECISIONS = ("fp32", "bf16", "fp16", "fp16w", "int8")
-"""What ``--precision`` takes. ``fp16w`` stores weights in fp16 and computes in fp32."""
+PRECISIONS = ("fp32", "bf16", "fp16", "fp16w", "int8", "fp11")
+"""What ``--precision`` takes. ``fp16w`` stores weights in fp16 and computes in fp32; ``fp11`` is block floating point
+with six bits of mantissa, an FPGA's.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Tolerance:
 
 
 _HALF = Tolerance(cosine=0.999, snr_db=30.0, max_abs=None, agreement=0.99)
+_COARSE = Tolerance(cosine=0.0, snr_db=15.0, max_abs=None, agreement=0.95)
 TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": Tolerance(cosine=0.99999, snr_db=80.0, max_abs=1e-3, agreement=0.999),
     "bf16": _HALF,
     "fp16": _HALF,
     "fp16w": _HALF,
-    "int8": Tolerance(cosine=0.0, snr_db=15.0, max_abs=None, agreement=0.95),
+    "int8": _COARSE,
+    "fp11": _COARSE,
 }
 
 

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsdk import plugins
+from avsdk.dtypes import LISTS, numpy_dtype
 from avsdk.errors import AvsdkError, BundleRefused, NotAvailable, SizeNotBuilt, UsageError
 from avsdk.precision import check_executed, describe_shares
+from avsdk.requirements import Requirements, installed_release, require, this_machine
 from avsdk.spec import GraphSpec, Sizes
 
 Array = NDArray[Any]
@@ -86,11 +88,21 @@ class Session(ABC):
 
     @classmethod
     def open(cls, root: Path, artifact: Artifact, graph: GraphSpec, threads: int) -> Session:
-        """Load the artifact. Raises ``NotAvailable`` when the runtime or the device is not here."""
+        """Load the artifact.
+
+        Raises ``NotAvailable`` when the runtime or the device is not here, or is another than the artifact was built
+        for; the latter before the runtime sees it.
+        """
         state = cls.availability(artifact.device)
         if not state.ok:
             raise NotAvailable(f"{cls.engine}:{artifact.device} cannot run here: {state.reason}", fix=state.fix)
         session = cls(root, artifact, graph, threads)
+        require(
+            session.requirements(),
+            this_machine(cls.release),
+            what=f"the {cls.engine} artifact of graph {graph.name!r}",
+            rebuild=f"build it for what is here: avsdk export {root} --target {cls.engine}:{artifact.device}",
+        )
         session._open()
         return session
 
@@ -98,6 +110,23 @@ class Session(ABC):
     @abstractmethod
     def availability(cls, device: str) -> Availability:
         """Whether this engine can run on ``device`` here; imports the runtime if need be, never raises."""
+
+    @classmethod
+    def python(cls) -> tuple[str, ...]:
+        """The words that start the Python which this engine's runtime lives in; empty where that is this one.
+
+        A session opened here starts it by itself; a measurement moves there, so that it times the runtime alone.
+        """
+        return ()
+
+    @classmethod
+    def release(cls, name: str) -> str:
+        """The version of the package ``name`` where the session runs; empty where it is not known."""
+        return installed_release(name)
+
+    def requirements(self) -> Requirements:
+        """What the artifact needs of this machine, by its options."""
+        return Requirements.of(self.artifact.options)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
@@ -170,7 +199,7 @@ class Session(ABC):
     def example_feeds(self) -> dict[str, Array]:
         """Zeros of the example sizes, for a first run that only inspects."""
         sizes = self.example_sizes()
-        return {tensor.name: np.zeros(tensor.sized(sizes), tensor.dtype) for tensor in self.graph.inputs}
+        return {tensor.name: np.zeros(tensor.sized(sizes), numpy_dtype(tensor.dtype)) for tensor in self.graph.inputs}
 
     def _require_tensors(self, inputs: Iterable[str], outputs: Iterable[str]) -> None:
         """Refuse an artifact that lacks a tensor of the manifest."""
@@ -195,9 +224,9 @@ class Session(ABC):
                 f"graph {self.graph.name!r} was fed {sorted(feeds)}", expected=f"the inputs {sorted(wanted)}"
             )
         for name, tensor in wanted.items():
-            if feeds[name].dtype != np.dtype(tensor.dtype):
+            if tensor.dtype not in LISTS and feeds[name].dtype != numpy_dtype(tensor.dtype):
                 raise UsageError(f"input {name!r} has dtype {feeds[name].dtype}", expected=tensor.dtype)
-        sizes = self.graph.sizes_of({name: feeds[name].shape for name in feeds})
+        sizes = self.graph.sizes_of({name: np.shape(feeds[name]) for name in feeds if wanted[name].dtype not in LISTS})
         if self.artifact.shapes is not None and dict(self.artifact.shapes) != sizes:
             raise SizeNotBuilt(
                 f"graph {self.graph.name!r} got {_axes(sizes)}",
@@ -209,7 +238,7 @@ class Session(ABC):
     def _check_outputs(self, outputs: Mapping[str, Array], sizes: Sizes) -> None:
         for tensor in self.graph.outputs:
             found = outputs[tensor.name]
-            if all(isinstance(axis, int) or axis in sizes for axis in tensor.shape):
+            if tensor.dtype not in LISTS and all(isinstance(axis, int) or axis in sizes for axis in tensor.shape):
                 wanted = tensor.sized(sizes)
                 if found.shape != wanted:
                     raise AvsdkError(

@@ -6,13 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+from avsdk import dtypes
 from avsdk.errors import Refused, SizeNotBuilt, UsageError
 from avsdk.schema import SCHEMA, check_schema, decode, encode
-
-_DTYPES = {
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float16", "float32", "float64"),
-}
 
 Sizes = Mapping[str, int]
 """One size per dynamic axis: ``{"batch": 1, "height": 400, "width": 600}``."""
@@ -38,7 +34,7 @@ class AxisRange:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output; dtype as numpy names it.
+    """One input or output; dtype as numpy and ml_dtypes name it, or ``string``: see ``avsdk.dtypes``.
 
     ``shape`` holds an int for a fixed axis and a name for a dynamic one.
     """
@@ -84,6 +80,8 @@ class GraphSpec:
         """Read the sizes of the dynamic axes off the inputs' shapes; refuses what the spec does not admit."""
         sizes: dict[str, int] = {}
         for tensor in self.inputs:
+            if tensor.dtype in dtypes.LISTS:
+                continue
             shape = shapes[tensor.name]
             if len(shape) != len(tensor.shape):
                 raise SizeNotBuilt(
@@ -105,7 +103,7 @@ class GraphSpec:
         if len(set(names)) < len(names) or not self.inputs or not self.outputs:
             return f"the tensors are {names}"
         for tensor in (*self.inputs, *self.outputs):
-            if tensor.dtype not in _DTYPES:
+            if tensor.dtype not in dtypes.KNOWN:
                 return f"tensor {tensor.name!r} has the dtype {tensor.dtype!r}"
             if any(isinstance(axis, int) and axis < 0 for axis in tensor.shape):
                 return f"tensor {tensor.name!r} has the shape {list(tensor.shape)}"
@@ -141,6 +139,23 @@ class ModelSpec:
     def graph(self, name: str) -> GraphSpec:
         """The graph of that name."""
         return next(graph for graph in self.graphs if graph.name == name)
+
+    def sizes_for(self, graph: GraphSpec, partial: Sizes) -> dict[str, int]:
+        """One size per axis of ``graph``: ``axis`` speaks of every graph that has it, ``graph.axis`` of that one.
+
+        Raises ``UsageError`` for an axis that no graph has, and ``SizeNotBuilt`` for a size out of range.
+        """
+        own: dict[str, int] = {}
+        for name in sorted(partial, key=lambda item: item in self._qualified()):
+            head, _, axis = name.rpartition(".")
+            if name in self._qualified():
+                own.update({axis: partial[name]} if head == graph.name else {})
+            elif name in graph.axes or not any(name in other.axes for other in self.graphs):
+                own[name] = partial[name]
+        return graph.complete_sizes(own)
+
+    def _qualified(self) -> set[str]:
+        return {f"{graph.name}.{axis}" for graph in self.graphs for axis in graph.axes}
 
     def to_json(self) -> dict[str, Any]:
         """The spec as a document with its schema number."""

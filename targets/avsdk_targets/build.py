@@ -6,29 +6,41 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import avsdk
-from avsdk import __version__, plugins
-from avsdk.bundle import Artifact, Bundle, Manifest, is_bundle, open_bundle, write_manifest
-from avsdk.errors import AvsdkError, ModelRefused, UnknownName, UsageError
-from avsdk.files import atomic_folder, safe_join, typed_write_errors, write_atomic
+from avsdk import __version__, nvidia, plugins
+from avsdk.bundle import Artifact, Bundle, Manifest, open_bundle, write_manifest
+from avsdk.errors import AvsdkError, NotAvailable, UsageError
+from avsdk.files import sha256_file, typed_write_errors, write_atomic
 from avsdk.host import probe
-from avsdk.onnx_check import check_onnx
 from avsdk.parity import Parity
 from avsdk.precision import check_executed
 from avsdk.schema import encode
 from avsdk.session import session_class
 from avsdk.source import ModelSource, SourceFiles
-from avsdk.spec import GraphSpec, ModelSpec
+from avsdk.spec import GraphSpec
+from avsdk.spec_request import AskedRange
 from avsdk.verify import verify_bundle
-from avsdk_targets.cache import FolderCache, cache_key, copy_content
+from avsdk_targets.bundle_files import (
+    files_from_source,
+    leave_onnx,
+    make_out,
+    place_files,
+    place_models,
+    publish,
+    source_document,
+)
+from avsdk_targets.cache import FolderCache, cache_key, work_folder
 from avsdk_targets.compiler import CompileJob
+from avsdk_targets.export_settings import require_known, split_settings
 from avsdk_targets.plan import Plan, plan_target
+from avsdk_targets.prepared import Prepared
 from avsdk_targets.proof import proof_for
+from avsdk_targets.sources import GUESSED
+from avsdk_targets.spec_file import SpecFile, read_spec_file, require_labels_fit
 from avsdk_targets.target import Target
 
 Notice = Callable[[str], None]
@@ -36,11 +48,16 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What ``avsdk export`` was asked for beside the model and its targets. ``sizes``: one mapping per ``--axis``."""
+    """What ``avsdk export`` was asked for beside the model and its targets.
+
+    ``sizes``: one mapping per ``--axis`` that gives sizes; ``ranges``: what axes may be; ``spec``: a spec file.
+    """
 
     out: Path
     precision: str | None = None
     sizes: tuple[Mapping[str, int], ...] = ()
+    ranges: Mapping[str, AskedRange] = field(default_factory=dict)
+    spec: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -64,33 +81,63 @@ class Exporter:
         self.notice = notice
         self.source = find_source(model)
         self._for_engines, for_source = split_settings(options.settings)
-        _require_known(for_source, getattr(self.source, "settings", ()), model)
+        require_known(for_source, getattr(self.source, "settings", ()), model)
+        said = SpecFile() if options.spec is None else read_spec_file(options.spec)
+        request = replace(said.request, axes={**said.request.axes, **options.ranges})
+        self._assets = dict(said.assets)
         self._source_options = {
             **for_source,
             "sizes": json.dumps([dict(sorted(sizes.items())) for sizes in options.sizes]),
+            **request.to_option(),
         }
         self._fingerprint = self.source.fingerprint(model, self._source_options)
-        _make_out(options.out)
-        self._work = TemporaryDirectory(prefix="avsdk-export-")
+        make_out(options.out)
+        self._held = ExitStack()
+        self._work = self._held.enter_context(work_folder())
         self._files: SourceFiles | None = None
         self._failure: AvsdkError | None = None
-        self._cache = FolderCache("bundles")
+        self._cache = FolderCache("bundles", notice)
 
     def __enter__(self) -> Exporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._work.cleanup()
+        self._held.close()
 
     def export(self, target: Target) -> Exported:
         """Build, verify and publish the bundle for one target, or take it from the build cache."""
-        started = time.monotonic()
         plan = plan_target(target, self.options.precision)
+        if plan.compiler.baseline:
+            raise NotAvailable(
+                f"{plan.compiler.engine} makes no bundle: it is the baseline that others are measured against",
+                expected="a target whose artifact ships: avsdk doctor",
+                fix=f"avsdk bench {self.model} --target {target.name}",
+            )
+        built = self._built(plan)
+        return replace(built, bundle=publish(built.bundle.path, self.options.out))
+
+    def with_onnx_left(self, target: Target, error: AvsdkError) -> AvsdkError:
+        """The error of an export; where nothing here can compile for the device, the ONNX is left in ``out`` and named.
+
+        That is so for a withdrawn device, and where the compiler raised ``Prepared``.
+        """
+        if not isinstance(error, NotAvailable) or not (target.withdrawn or isinstance(error, Prepared)):
+            return error
+        return leave_onnx(self._materialise(), target.name, self.options.out, error)
+
+    def build(self, target: Target) -> Exported:
+        """Build and verify, and leave the bundle in the build cache: for what is measured here and ships nowhere."""
+        return self._built(plan_target(target, self.options.precision))
+
+    def _built(self, plan: Plan) -> Exported:
+        started = time.monotonic()
         key = self._key(plan)
         cached = self._cache.get(key)
-        folder = cached or self._cache.put(key, self._build(plan))
-        bundle = self._publish(folder)
-        return Exported(bundle, time.monotonic() - started, cached is not None, plan.passed_over, plan.notices)
+        with typed_write_errors(self._work):
+            bundle = open_bundle(cached or self._cache.put(key, self._build(plan)))
+        settings = self._engine_settings(plan)
+        notices = (*plan.notices, *plan.compiler.notices(settings), *_notices_of(bundle, plan))
+        return Exported(bundle, time.monotonic() - started, cached is not None, plan.passed_over, notices)
 
     def _key(self, plan: Plan) -> str:
         host = probe()
@@ -105,6 +152,8 @@ class Exporter:
                 "arch": plan.candidate.arch,
                 "precision": plan.precision,
                 "sizes": [dict(sizes) for sizes in self.options.sizes],
+                "assets": {name: sha256_file(file) for name, file in self._assets.items()},
+                "driver": nvidia.driver_version(),
                 "compiler": plan.compiler.identity(),
                 "settings": dict(self._engine_settings(plan)),
                 "proof": encode(proof_for(plan.candidate)),
@@ -120,16 +169,16 @@ class Exporter:
     def _build(self, plan: Plan) -> Path:
         """Make the bundle in the work folder; a build that fails parity raises and is not kept."""
         files = self._materialise()
-        folder = Path(self._work.name) / f"{plan.candidate.engine}-{plan.candidate.device}-{plan.precision}"
+        folder = self._work / f"{plan.candidate.engine}-{plan.candidate.device}-{plan.precision}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        model = _place_models(folder, files.onnx)
-        golden = _place(folder, "golden", files.golden, ".npz")
-        _place(folder, "assets", files.assets, "")
+        model = place_models(folder, files.onnx)
+        golden = place_files(folder, "golden", files.golden, ".npz")
+        place_files(folder, "assets", files.assets, "")
         artifacts: list[Artifact] = []
         built_with: dict[str, str] = {}
         for graph in files.spec.graphs:
-            for sizes in self._sizes_to_build(plan, graph):
+            for sizes in self._sizes_to_build(plan, files, graph):
                 job = _job(plan, files, graph, folder, sizes, len(artifacts), self._engine_settings(plan))
                 compiled = plan.compiler.compile(job)
                 names = compiled.artifact.files
@@ -140,13 +189,29 @@ class Exporter:
         draft = self._manifest(plan, files, artifacts, built_with, model, golden)
         return _verified(folder, draft, plan)
 
-    def _sizes_to_build(self, plan: Plan, graph: GraphSpec) -> list[Mapping[str, int] | None]:
-        """The fixed sizes to build, or one build with dynamic axes."""
-        for sizes in self.options.sizes:
-            graph.complete_sizes(sizes)
-        if plan.compiler.dynamic_axes or not graph.axes:
+    def _sizes_to_build(self, plan: Plan, files: SourceFiles, graph: GraphSpec) -> list[Mapping[str, int] | None]:
+        """The fixed sizes to build, or one build with dynamic axes.
+
+        Raises ``UsageError`` for an axis whose size or range the engine needs and nobody gave.
+        """
+        asked = [files.spec.sizes_for(graph, sizes) for sizes in self.options.sizes]
+        keeps = plan.compiler.keeps_axes(plan.candidate.device)
+        guessed = [name for name in files.origin.get(GUESSED, ()) if name in graph.axes]
+        if keeps and plan.compiler.needs_ranges and guessed:
+            raise _no_range(plan, guessed, "MIN:MAX")
+        if keeps or not graph.axes:
             return [None]
-        return [graph.complete_sizes(sizes) for sizes in self.options.sizes or ({},)]
+        lacking = [name for name in guessed if not self._is_sized(graph, name)]
+        if lacking:
+            raise _no_range(plan, lacking, "SIZE")
+        return list(asked) or [files.spec.sizes_for(graph, {})]
+
+    def _is_sized(self, graph: GraphSpec, name: str) -> bool:
+        """Whether every set of sizes gives the axis, or it leads all its tensors: a batch, run one at a time."""
+        if all(tensor.shape[0] == name for tensor in graph.inputs if name in tensor.shape):
+            return True
+        given = [name in sizes or f"{graph.name}.{name}" in sizes for sizes in self.options.sizes]
+        return bool(given) and all(given)
 
     def _manifest(
         self,
@@ -178,83 +243,31 @@ class Exporter:
         if self._failure is not None:
             raise self._failure
         if self._files is None:
-            cache = FolderCache("sources")
+            cache = FolderCache("sources", self.notice)
             try:
-                folder = cache.get(self._fingerprint) or cache.put(self._fingerprint, self._made())
+                with typed_write_errors(self._work):
+                    folder = cache.get(self._fingerprint) or cache.put(self._fingerprint, self._made())
             except AvsdkError as error:
                 self._failure = error
                 raise
-            self._files = _absolute(json.loads((folder / "source.json").read_text()), folder)
+            self._files = self._with_assets(files_from_source(json.loads((folder / "source.json").read_text()), folder))
         return self._files
+
+    def _with_assets(self, files: SourceFiles) -> SourceFiles:
+        """The source's files and those of the spec file."""
+        if not self._assets:
+            return files
+        require_labels_fit(files.spec, self._assets)
+        spec = replace(files.spec, assets={**files.spec.assets, **{name: f"assets/{name}" for name in self._assets}})
+        return replace(files, spec=spec, assets={**files.assets, **self._assets})
 
     def _made(self) -> Path:
         self.notice(f"making ONNX from {self.model}")
-        made = Path(self._work.name) / "source"
+        made = self._work / "source"
         made.mkdir()
         files = self.source.materialise(self.model, made, self._source_options)
-        write_atomic(made / "source.json", json.dumps(_relative(files, made)))
+        write_atomic(made / "source.json", json.dumps(source_document(files, made)))
         return made
-
-    def _publish(self, folder: Path) -> Bundle:
-        """Copy the verified bundle to its place in ``out``; replaces only what avsdk made."""
-        manifest = open_bundle(folder).manifest
-        place = self.options.out / bundle_name(manifest)
-        if place.exists() and not is_bundle(place):
-            raise UsageError(
-                f"{place} exists and is no bundle",
-                expected="a free name, or a bundle to replace",
-                fix="--out another folder",
-            )
-        with atomic_folder(place) as fresh:
-            copy_content(folder, fresh)
-        return Bundle(place, manifest)
-
-
-def _make_out(out: Path) -> None:
-    """Make the folder before the work, so that a wrong ``--out`` does not cost a build."""
-    with typed_write_errors(out):
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-            raise UsageError(
-                f"--out {out} cannot be a folder: {error.strerror}",
-                expected="a folder, or a path where one can be made",
-                fix="--out another folder",
-            ) from error
-
-
-def split_settings(settings: Mapping[str, str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """``ENGINE.NAME=VALUE`` by engine, and the settings that are the source's.
-
-    Raises ``UnknownName`` for a misspelt one.
-    """
-    engines: dict[str, dict[str, str]] = {}
-    others: dict[str, str] = {}
-    for name, value in settings.items():
-        engine, dot, setting = name.partition(".")
-        if not dot or engine not in plugins.list_names("compilers"):
-            others[name] = value
-            continue
-        known: Mapping[str, str] = plugins.load("compilers", engine).settings
-        if setting not in known:
-            raise UnknownName.among(f"setting of {engine}", setting, known)
-        engines.setdefault(engine, {})[setting] = value
-    return engines, others
-
-
-def _require_known(settings: Mapping[str, str], known: Sequence[str], model: str) -> None:
-    """A misspelt setting must not pass unnoticed. A source names those that it reads in its attribute ``settings``."""
-    for name in settings:
-        if not known:
-            raise UsageError(f"{model} is exported without settings, not with {name!r}", fix=f"leave out --set {name}")
-        if name not in known:
-            raise UnknownName.among("setting", name, known)
-
-
-def bundle_name(manifest: Manifest) -> str:
-    """``<model>-<target>-<precision>`` with the separators of names and targets as dashes."""
-    model = manifest.spec.model.replace("/", "-")
-    return f"{model}-{manifest.target.replace(':', '-')}-{manifest.precision}"
 
 
 def find_source(model: str) -> ModelSource:
@@ -267,6 +280,15 @@ def find_source(model: str) -> ModelSource:
         f"no model {model!r}",
         expected="a run folder, zoo:NAME, a .onnx file, a bundle, or package.module:function",
         fix="avsdk zoo list shows the models that come with avsdk",
+    )
+
+
+def _no_range(plan: Plan, names: Sequence[str], what: str) -> UsageError:
+    axes = f"axis {names[0]!r}" if len(names) == 1 else f"axes {', '.join(names)}"
+    return UsageError(
+        f"{plan.candidate.engine} needs the sizes of the {axes}, and the model does not say them",
+        expected="sizes to build, or ranges: the model names the axes and no more",
+        fix=f"--axis {','.join(f'{name}={what}' for name in names)}",
     )
 
 
@@ -302,13 +324,19 @@ def _verified(folder: Path, draft: Manifest, plan: Plan) -> Path:
             empty.rmdir()
     write_manifest(folder, draft)
     proof = proof_for(plan.candidate)
-    verified = verify_bundle(folder, executed_on=proof.executed_on, python=proof.python, env=proof.env)
+    verified = verify_bundle(
+        folder, executed_on=proof.executed_on, python=proof.python, env=proof.env, budget_s=proof.budget_s
+    )
     where = f"the {plan.candidate.engine}:{plan.candidate.device} bundle"
     verified.parity.require(where=where)
     for graph, shares in verified.precision_shares.items():
         check_executed(plan.precision, shares, where=f"graph {graph!r} of {where}")
     effective = " | ".join(dict.fromkeys(verified.effective_precision.values()))
-    measured = {"precision_shares": verified.precision_shares, "effective_precision": verified.effective_precision}
+    measured = {
+        "precision_shares": verified.precision_shares,
+        "effective_precision": verified.effective_precision,
+        **proof.record(),
+    }
     complete = replace(
         draft,
         parity=verified.parity,
@@ -319,51 +347,11 @@ def _verified(folder: Path, draft: Manifest, plan: Plan) -> Path:
     return folder
 
 
-def _place(folder: Path, room: str, files: Mapping[str, Path], suffix: str) -> dict[str, str]:
-    """Copy the files into a room of the bundle and return their names in it."""
-    placed = {}
-    for name, file in files.items():
-        relative = f"{room}/{name}{suffix}"
-        (folder / room).mkdir(exist_ok=True)
-        shutil.copyfile(file, folder / relative)
-        placed[name] = relative
-    return placed
-
-
-def _place_models(folder: Path, onnx: Mapping[str, Path]) -> dict[str, str]:
-    """Copy the ONNX files, with the external data that they name, once our own code has looked through them."""
-    for file in onnx.values():
-        for name in check_onnx(file).external:
-            place = folder / "model" / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(safe_join(file.parent, name, refused=ModelRefused), place)
-    return _place(folder, "model", onnx, ".onnx")
-
-
-def _relative(files: SourceFiles, root: Path) -> dict[str, Any]:
-    rooms = {"onnx": files.onnx, "golden": files.golden, "programs": files.programs, "assets": files.assets}
-    return {
-        "spec": files.spec.to_json(),
-        "origin": dict(files.origin),
-        **{
-            room: {name: file.relative_to(root).as_posix() for name, file in held.items()}
-            for room, held in rooms.items()
-        },
-    }
-
-
-def _absolute(document: Mapping[str, Any], root: Path) -> SourceFiles:
-    def held(room: str) -> dict[str, Path]:
-        return {name: root / relative for name, relative in document[room].items()}
-
-    return SourceFiles(
-        spec=ModelSpec.from_json(document["spec"], where="source.json"),
-        onnx=held("onnx"),
-        golden=held("golden"),
-        programs=held("programs"),
-        assets=held("assets"),
-        origin=document["origin"],
-    )
+def _notices_of(bundle: Bundle, plan: Plan) -> tuple[str, ...]:
+    """What the build decided without being asked, and why the proof is not a stronger one."""
+    decided = [notice for item in bundle.manifest.artifacts for notice in item.options.get("notices", ())]
+    notice = proof_for(plan.candidate).notice
+    return (*dict.fromkeys(decided), *([notice] if notice else []))
 
 
 def _code_version() -> str:

@@ -1,23 +1,31 @@
 """The build cache: folders named by a hash of everything that decides their content, checked again when they are read.
 
 A folder is published by one rename, so that a kill or a second writer never leaves a half-built one. It belongs to the
-user alone (mode 0700): what lies in it is loaded as code by some compilers.
+user alone (mode 0700): what lies in it is loaded as code by some compilers. What is damaged, or could have been changed
+by somebody else, is said once and built again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
-from collections.abc import Mapping
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from avsdk.errors import Refused
-from avsdk.files import atomic_folder, cache_home, copy_folder, safe_join, sha256_file
+from avsdk.errors import NotAvailable, Refused, UsageError
+from avsdk.files import atomic_folder, cache_home, copy_folder, move_folder, safe_join, sha256_file
 
 _SEAL = "seal.json"
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_WORK = re.compile(r"export-(?P<process>[0-9]{1,10})-(?P<here>[0-9a-f]{12})-.+")
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
@@ -26,34 +34,87 @@ def cache_key(parts: Mapping[str, Any]) -> str:
 
 
 class FolderCache:
-    """Folders by key below ``$AVSDK_HOME/<kind>``."""
+    """Folders by key below ``$AVSDK_HOME/<kind>``; ``notice`` is told why something kept is built again."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, notice: Callable[[str], None] = lambda text: None) -> None:
         self.root = cache_home() / kind
+        self.notice = notice
 
     def get(self, key: str) -> Path | None:
-        """The folder, when it is there, ours, and every hash still fits; a damaged one is removed."""
+        """The folder, when it is there, ours, and every hash still fits; another one is removed."""
         folder = self.root / key
-        if not folder.is_dir():
+        if not os.path.lexists(folder):
             return None
-        if _is_sound(folder):
+        fault = _fault(folder, key)
+        if not fault:
             return folder
-        shutil.rmtree(folder, ignore_errors=True)
+        self.notice(f"the build cache's entry {key[:12]} is not used, it is built again: {fault}")
+        _remove(folder)
         return None
 
     def put(self, key: str, content: Path) -> Path:
-        """Copy ``content`` in under ``key`` and seal it with the hashes of its files."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with atomic_folder(self.root / key) as folder:
-            copy_folder(content, folder)
-            files = {
-                file.relative_to(folder).as_posix(): sha256_file(file)
-                for file in sorted(folder.rglob("*"))
-                if file.is_file()
-            }
-            (folder / _SEAL).write_text(json.dumps(files))
-            folder.chmod(0o700)
+        """Move ``content`` in under ``key``, sealed with the hashes of its files; where it lies from now on.
+
+        That is its old place where the cache cannot take it, which is said.
+        """
+        try:
+            self._make_root()
+            self._make_room(self.root / key)
+            with atomic_folder(self.root / key) as folder:
+                files = {
+                    file.relative_to(content).as_posix(): sha256_file(file)
+                    for file in sorted(content.rglob("*"))
+                    if file.is_file()
+                }
+                (folder / _SEAL).write_text(json.dumps({"key": key, "files": files}))
+                move_folder(content, folder)
+                folder.chmod(0o700)
+        except (NotAvailable, UsageError) as error:  # nothing that was built is lost for a cache that cannot be written
+            self.notice(f"the build cache {self.root} keeps nothing of this: {error.failed}")
+            with contextlib.suppress(OSError):
+                (content / _SEAL).unlink(missing_ok=True)
+            return content
         return self.root / key
+
+    def _make_root(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.root.stat().st_mode & _OTHERS_WRITE:
+                self.root.chmod(0o700)
+        except OSError as error:
+            raise NotAvailable(
+                f"{self.root}: {error.strerror}",
+                expected="a folder of your own",
+                fix="set AVSDK_HOME to another folder",
+            ) from error
+
+    def _make_room(self, folder: Path) -> None:
+        """Nothing must stand in the way once the content is moved; another writer's sound entry does not."""
+        if os.path.lexists(folder) and _fault(folder, folder.name):
+            _remove(folder)
+            if os.path.lexists(folder):
+                raise NotAvailable(
+                    f"{folder} cannot be removed", expected="an entry of your own", fix="remove it as its owner"
+                )
+
+
+@contextlib.contextmanager
+def work_folder() -> Iterator[Path]:
+    """A folder to build in, beside the cache so that what is done is moved there, else among the temporary files.
+
+    What processes that are gone left there is swept away first.
+    """
+    beside = cache_home() / "work"
+    try:
+        beside.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sweep(beside)
+        folder = tempfile.mkdtemp(prefix=f"export-{os.getpid()}-{_here()}-", dir=beside)
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="avsdk-export-")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def copy_content(folder: Path, out: Path) -> None:
@@ -61,11 +122,55 @@ def copy_content(folder: Path, out: Path) -> None:
     copy_folder(folder, out, without=_SEAL)
 
 
-def _is_sound(folder: Path) -> bool:
-    if folder.stat().st_uid != os.getuid():
-        return False
+def _fault(folder: Path, key: str) -> str:
+    """Why an entry is not to be trusted; empty for a sound one."""
     try:
-        files = json.loads((folder / _SEAL).read_text())
-        return all(sha256_file(safe_join(folder, name)) == digest for name, digest in files.items())
-    except (OSError, ValueError, AttributeError, Refused):
-        return False
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            return "it is a link or a file, not a folder"
+        for place in (status, folder.parent.stat()):
+            if place.st_uid != os.getuid():
+                return f"it belongs to another user (number {place.st_uid})"
+            if place.st_mode & _OTHERS_WRITE:
+                return "others may write to it"
+        seal = json.loads((folder / _SEAL).read_text())
+        if seal["key"] != key:
+            return "it was made for something else"
+        held = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
+        strays = held ^ {_SEAL, *seal["files"]}
+        if strays:
+            return f"{min(strays)} is missing or does not belong there"
+        changed = [name for name, digest in seal["files"].items() if sha256_file(safe_join(folder, name)) != digest]
+        return f"{changed[0]} has changed" if changed else ""
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, Refused) as error:
+        return f"its seal cannot be read: {error}"
+
+
+def _remove(folder: Path) -> None:
+    """Remove an entry, whatever it is; one that cannot be removed is left to be replaced."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            folder.unlink()
+
+
+def _sweep(beside: Path) -> None:
+    """Remove the work folders of processes that are gone."""
+    for folder in beside.iterdir():
+        match = _WORK.fullmatch(folder.name)
+        if match and match["here"] == _here() and not Path("/proc", match["process"]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _here() -> str:
+    """A name of this machine, its boot and its process numbers: only these say which processes are gone.
+
+    Empty where there is no /proc, so that nothing is taken for gone.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        numbers = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+    return hashlib.sha256(f"{platform.node()} {boot} {numbers}".encode()).hexdigest()[:12]

@@ -8,7 +8,7 @@ else in the installed toolchain. A crash in there is a typed error here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from avsdk.schema import encode
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec
 from avsdk.worker import call_in_child
+from avsdk_targets.operator_table import Finding, NodeFact, load_table, table_findings
 from avsdk_targets.rewrite import RewritePlan, rewritten_model
 from avsdk_targets.toolchain import Environment, PackageNeed, environment_for
 
@@ -48,11 +49,15 @@ class CompileJob:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a compiler can do a job here; when not, why, and the exact line that would fix it."""
+    """Whether a compiler can do a job here; when not, why, and the exact line that would fix it.
+
+    ``explains``: it cannot, and a try still refuses with what it found out about the model.
+    """
 
     ok: bool
     reason: str = ""
     fix: str = ""
+    explains: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,13 @@ class Compiler(ABC):
 
     ``settings`` are what ``--set ENGINE.NAME=VALUE`` may say, each with its meaning; they reach ``build`` among the
     job's options, beside those of the device's profile. ``rewrites`` is how a model is made fit for this engine.
+    ``devices`` are what ``--target ENGINE:DEVICE`` may say beside the names of the catalogue, each with its ``arch``:
+    what this machine may have and no profile describes, as ``{"gpu": "host"}``. What stands after a second colon is the
+    device's own, as in ``openvino:hetero:gpu+cpu``, and reaches the compiler as it was written.
+
+    ``needs_ranges``: it keeps dynamic axes only within ranges that somebody gave, as an optimisation profile has them.
+    ``needs_program``: it starts from the PyTorch program, so it cannot serve a bare ONNX file. ``baseline``: this engine
+    makes no bundle that ships; ``avsdk bench`` measures it from the model itself, once with each of these settings.
     """
 
     engine: str
@@ -75,14 +87,28 @@ class Compiler(ABC):
     toolchain: str | None = None
     onnx_limits: OnnxLimits
     dynamic_axes: bool = True
+    needs_ranges: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     settings: Mapping[str, str] = {}
+    devices: Mapping[str, str] = {}
     rewrites: RewritePlan = RewritePlan()
+    needs_program: bool = False
+    baseline: tuple[Mapping[str, str], ...] = ()
 
     @property
     @abstractmethod
     def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """The module-level function that runs in the child; its request and answer are JSON documents."""
+
+    def keeps_axes(self, device: str) -> bool:
+        """Whether dynamic axes stay dynamic on this device; else each size is a build of its own."""
+        del device
+        return self.dynamic_axes
+
+    def notices(self, settings: Mapping[str, str]) -> tuple[str, ...]:
+        """What is to be said of a build with these settings, as that they weaken a promise."""
+        del settings
+        return ()
 
     def refusal(self, device: str, arch: str, precision: str) -> str:
         """Why this compiler cannot build for that device at that precision; empty when it can."""
@@ -109,6 +135,17 @@ class Compiler(ABC):
         del job
         return environment_for(self.package, self.toolchain)
 
+    def findings(
+        self, model: Any, graph: str, nodes: Sequence[NodeFact], device: str, arch: str, precision: str
+    ) -> Sequence[Finding]:
+        """What is to be known of a model before a build, by the engine's operator table; nothing where it has none.
+
+        ``model`` is the ONNX ModelProto as it would be compiled, rewrites done. A compiler may add what it knows.
+        """
+        del model
+        table = load_table(self.engine)
+        return [] if table is None else list(table_findings(table, graph, nodes, device, arch, precision))
+
     def identity(self) -> Mapping[str, str]:
         """What decides the result beside the job: the environment's package versions; part of the build cache's key."""
         return self.environment().versions
@@ -120,9 +157,15 @@ class Compiler(ABC):
             raise NotAvailable(
                 f"{self.engine} cannot compile {job.graph.name!r}: {reason}", fix=f"avsdk doctor {self.engine}"
             )
-        if not self.dynamic_axes and job.graph.axes and job.sizes is None:
+        if not self.keeps_axes(job.device) and job.graph.axes and job.sizes is None:
             raise UsageError(
                 f"{self.engine} is built at fixed sizes", expected="sizes", fix="--axis height=...,width=..."
+            )
+        if self.needs_program and job.program is None:
+            raise NotAvailable(
+                f"{self.engine} cannot compile {job.graph.name!r}: there is an ONNX file only, no PyTorch program",
+                expected="a run, a zoo name or a module, which come with their program",
+                fix="give the model's source instead of its ONNX file or bundle",
             )
         environment = self.environment(job)
         with TemporaryDirectory(prefix="avsdk-rewrite-") as folder:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from avsdk.console import JsonOption, next_step, print_json, show, table
 
 if TYPE_CHECKING:
-    from avsdk_targets.device import Device
+    from avsdk_targets.device import Device, Served
+    from avsdk_targets.doctor import Diagnosis
+
+_NOT_FOUND = "not published, or not found"
 
 
 def devices(
@@ -19,17 +23,9 @@ def devices(
     from avsdk.host import probe
     from avsdk.schema import encode
     from avsdk_targets.device import list_devices, load_device
-    from avsdk_targets.doctor import diagnose
 
     if name is not None:
-        device = load_device(name)
-        diagnosis = diagnose(device.name)
-        if as_json:
-            print_json({"device": encode(device), "targets": encode(diagnosis)})
-            return
-        _show_device(device)
-        _show_diagnosis(diagnosis)
-        next_step(f"avsdk export zoo:style_transfer/wave --target {device.name}")
+        _one_device(load_device(name), as_json)
         return
     host = probe()
     if as_json:
@@ -39,15 +35,18 @@ def devices(
     show(f"  instruction sets: {', '.join(host.isa) or 'none known'}")
     show(f"  accelerators: {', '.join(host.accelerators) or 'none'}")
     show(f"  runtimes: {', '.join(f'{key} {version}' for key, version in host.libraries.items()) or 'none'}")
-    table(
-        "Devices",
-        ("name", "what", "engines", "precisions", "aliases"),
-        [
-            (item.name, item.description, ", ".join(item.engines), ", ".join(item.precisions), ", ".join(item.aliases))
-            for item in list_devices()
-        ],
+    by_vendor: dict[str, list[Device]] = {}
+    for item in list_devices():
+        by_vendor.setdefault(item.vendor or "This machine", []).append(item)
+    for vendor in sorted(by_vendor, key=lambda text: (text != "This machine", text)):
+        rows = [
+            (" ".join(item.names), item.description, " ".join(item.engines) or "withdrawn", " ".join(item.precisions))
+            for item in by_vendor[vendor]
+        ]
+        table(vendor, ("name and aliases", "what it is", "engines, best first", "precisions"), rows)
+    next_step(
+        "avsdk devices NAME shows one with its figures and their sources; avsdk doctor says what can be done here"
     )
-    next_step("avsdk doctor")
 
 
 def doctor(
@@ -56,39 +55,85 @@ def doctor(
 ) -> None:
     """Per target: can it be compiled for here, can it run here, why not, and the line that would fix it."""
     from avsdk.schema import encode
-    from avsdk_targets.doctor import diagnose
+    from avsdk_targets.doctor import GRADES, diagnose, this_place
 
     found = diagnose(None if target == "all" else target)
     if as_json:
-        print_json({"targets": encode(found)})
+        print_json({"targets": encode(found), "grades": GRADES, "host": encode(this_place())})
+    else:
+        _show_diagnosis(found)
+        ready = next((item.target for item in found if item.can_compile and item.can_run), None)
+        next_step(
+            f"avsdk export zoo:style_transfer/wave --target {ready}" if ready else found[0].fix or "avsdk devices"
+        )
+    if not any(item.engine for item in found):
+        raise typer.Exit(3)  # the vendor has withdrawn it: nothing that is installed here would change that
+
+
+def _one_device(device: Device, as_json: bool) -> None:
+    from avsdk.schema import encode
+    from avsdk_targets.doctor import diagnose
+
+    diagnosis = diagnose(device.name)
+    if as_json:
+        print_json({"device": encode(device), "targets": encode(diagnosis)})
         return
-    _show_diagnosis(found)
-    ready = next((item.target for item in found if item.can_compile and item.can_run), None)
-    next_step(f"avsdk export zoo:style_transfer/wave --target {ready}" if ready else found[0].fix or "avsdk devices")
+    _show_device(device)
+    _show_diagnosis(diagnosis)
+    if device.withdrawn:
+        next_step("avsdk devices")
+    else:
+        next_step(f"avsdk export zoo:style_transfer/wave --target {device.name}")
 
 
 def _show_device(device: Device) -> None:
+    from avsdk_targets.device import ARCHITECTURES
+
     show(f"{device.name}: {device.description}")
-    show(
-        f"  engines: {', '.join(device.engines)}; architecture {device.arch}; precisions {', '.join(device.precisions)}"
-    )
-    figures = [(f"peak {name}", figure, "T(FL)OP/s") for name, figure in device.peaks.items()]
-    figures += [("memory", device.memory_mb, "MiB")] if device.memory_mb else []
-    figures += [("bandwidth", device.bandwidth_gb_s, "GB/s")] if device.bandwidth_gb_s else []
-    figures += [("power", device.power_w, "W")] if device.power_w else []
-    for label, figure, unit in figures:
-        show(f"  {label}: {figure.value:g} {unit} ({figure.mark}: {figure.source})")
+    arch = ARCHITECTURES.get(device.arch, "an NVIDIA compute capability")
+    lines = {
+        "also called": ", ".join(device.aliases),
+        "engines, best first": ", ".join(f"{name} (as {device.called_by(name)})" for name in device.engines),
+        "architecture": f"{device.arch}: {arch}",
+        "instruction sets": ", ".join(device.isa),
+        "precisions": ", ".join(device.precisions),
+        "emulated by": f"toolchain {device.emulation.toolchain}, {device.emulation.cpu}" if device.emulation else "",
+        "compiler options": ", ".join(f"{key} = {value}" for key, value in device.options.items()),
+    }
+    for label, text in lines.items():
+        if text:
+            show(f"  {label}: {text}")
+    if device.arch in ("host", "host-gpu"):
+        return  # the catalogue cannot know what this machine's own parts are rated at
+    show("Figures")
+    for label, figure in device.figures.items():
+        if figure is None:
+            show(f"  {label}: {_NOT_FOUND}")
+        else:
+            show(f"  {label}: {figure.value:g}, {figure.mark}")
+            show(f"    {figure.source}")
+    if device.served:
+        show("Toolchain releases that serve it")
+    for engine, served in device.served.items():
+        show(f"  {engine}: {served.product} {_releases(served)}, {served.mark}")
+        show(f"    {served.source}")
 
 
-def _show_diagnosis(found: Any) -> None:
+def _releases(served: Served) -> str:
+    """Both ends of the releases in words."""
+    ends = [f"from {served.first}" if served.first else "", f"to {served.last}" if served.last else ""]
+    return " ".join(end for end in ends if end) or "without a known first or last release"
+
+
+def _show_diagnosis(found: Sequence[Diagnosis]) -> None:
     table(
         "Targets",
         ("target", "engine", "precisions", "compile", "run", "verified"),
         [
             (
                 item.target,
-                item.engine,
-                ", ".join(item.precisions),
+                item.engine or "none",
+                " ".join(item.precisions) or "none",
                 "yes" if item.can_compile else "no",
                 "yes" if item.can_run else "no",
                 item.verified,
@@ -96,7 +141,11 @@ def _show_diagnosis(found: Any) -> None:
             for item in found
         ],
     )
-    for reason, fix in dict.fromkeys((item.reason, item.fix) for item in found if item.reason):
-        targets = ", ".join(dict.fromkeys(item.target for item in found if item.reason == reason))
-        show(f"{targets}: {reason}")
-        show(f"  fix: {fix}")
+    by_reason: dict[str, list[Diagnosis]] = {}
+    for item in found:
+        if item.reason:
+            by_reason.setdefault(item.reason, []).append(item)
+    for reason, items in by_reason.items():
+        show(f"{', '.join(dict.fromkeys(item.target for item in items))}: {reason}")
+        if items[0].fix:
+            show(f"  fix: {items[0].fix}")

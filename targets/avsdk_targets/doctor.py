@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avsdk import plugins
-from avsdk.errors import NotAvailable
+from avsdk import host, plugins
+from avsdk.errors import NotAvailable, UnknownName
 from avsdk.session import Availability, Session
-from avsdk_targets.compiler import Compiler
-from avsdk_targets.target import Candidate, all_targets, resolve
+from avsdk_targets.compiler import Compiler, Verdict
+from avsdk_targets.device import load_device
+from avsdk_targets.plan import buildable, check
+from avsdk_targets.presence import is_here, names_here
+from avsdk_targets.proof import proof_for
+from avsdk_targets.target import Candidate, Target, all_targets, baseline_targets, resolve
+from avsdk_targets.toolchain import installed, list_toolchains
+
+GRADES = {
+    "hardware": "results are compared on the device itself",
+    "emulated": "results are compared under emulation of its processor",
+    "build-only": "artifacts are made; what is compared is compared elsewhere than on the device, or not at all",
+    "contract": "not even the compiler is here; our own logic is tested against a recorded stand-in at the most",
+}
+"""What may stand behind an engine on a device, strongest first."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """One target with one of its engines.
 
-    ``verified`` says what stands behind the engine on this machine: ``hardware`` (results are compared on the device
-    itself), ``emulated``, ``build-only`` (artifacts are made, nothing here can run them), ``contract`` (neither).
+    ``verified`` is what stands behind it on this machine, a word of ``GRADES``. ``engine`` is empty for a device that
+    its vendor has withdrawn. ``reason`` and ``fix`` are empty where nothing is missing.
     """
 
     target: str
@@ -28,47 +41,115 @@ class Diagnosis:
     verified: str
     reason: str
     fix: str
+    profile: str = ""
+    vendor: str = ""
+    description: str = ""
 
 
 def diagnose(name: str | None = None) -> tuple[Diagnosis, ...]:
-    """Every known target, or the one named, with each of its engines."""
-    found = []
-    for text in (name,) if name else all_targets():
+    """Every known target, or the one named, with each of its engines. Raises ``UnknownName`` for another name."""
+    states: dict[tuple[str, str], Availability] = {}
+    found: list[Diagnosis] = []
+    for text in (name,) if name else (*all_targets(), *baseline_targets()):
         target = resolve(text)
-        found += [_diagnose(text, candidate, target.precisions) for candidate in target.candidates]
+        found += [_withdrawn(target)] if target.withdrawn else []
+        found += [_diagnose(target, candidate, states) for candidate in target.candidates]
     return tuple(found)
 
 
-def _diagnose(target: str, candidate: Candidate, device_precisions: tuple[str, ...]) -> Diagnosis:
-    compiler: Compiler = plugins.load("compilers", candidate.engine)()
-    precisions = tuple(word for word in compiler.precisions if not device_precisions or word in device_precisions)
-    default = precisions[0] if precisions else compiler.precisions[0]
-    verdict = compiler.check(candidate.device, candidate.arch, default)
-    state = _availability(candidate)
-    verified = "hardware" if state.ok else "build-only" if verdict.ok else "contract"
+@dataclass(frozen=True)
+class Place:
+    """Where a diagnosis holds: this machine's processor and accelerators, and the toolchains that are installed."""
+
+    cpu: str
+    accelerators: tuple[str, ...]
+    toolchains: tuple[str, ...]
+
+
+def this_place() -> Place:
+    """What the diagnoses of this machine rest on."""
+    machine = host.probe()
+    toolchains = tuple(item.name for item in list_toolchains() if installed(item) is not None)
+    return Place(machine.cpu, machine.accelerators, toolchains)
+
+
+def _diagnose(target: Target, candidate: Candidate, states: dict[tuple[str, str], Availability]) -> Diagnosis:
+    precisions, verdict = _compilation(candidate)
+    key = (candidate.engine, candidate.device)
+    if key not in states:
+        states[key] = _availability(candidate)
+    state = _on_the_device(candidate, states[key])
+    reasons = {"compile": "" if verdict.ok else verdict.reason, "run": "" if state.ok else state.reason}
     return Diagnosis(
-        target=target,
+        target=target.name,
         engine=candidate.engine,
         device=candidate.device,
         precisions=precisions,
         can_compile=verdict.ok,
         can_run=state.ok,
-        verified=verified,
-        reason="; ".join(
-            text
-            for text in (
-                "" if verdict.ok else f"compile: {verdict.reason}",
-                "" if state.ok else f"run: {state.reason}",
-            )
-            if text
-        ),
+        verified=_grade(candidate, verdict, state),
+        reason="; ".join(f"{what}: {reason}" for what, reason in reasons.items() if reason),
         fix=verdict.fix or state.fix,
+        profile=candidate.profile.name,
+        vendor=candidate.profile.vendor,
+        description=candidate.profile.description,
     )
 
 
+def _compilation(candidate: Candidate) -> tuple[tuple[str, ...], Verdict]:
+    """The precisions that can be built for the device, and whether the first of them can be built here."""
+    try:
+        compiler: Compiler = plugins.load("compilers", candidate.engine)()
+    except NotAvailable as error:
+        return (), Verdict(False, error.failed, error.fix)
+    precisions = buildable(candidate, compiler)
+    asked = next(iter(precisions or candidate.profile.precisions or compiler.precisions), "fp32")
+    return precisions, check(candidate, compiler, asked)
+
+
+def _grade(candidate: Candidate, verdict: Verdict, state: Availability) -> str:
+    if state.ok:
+        return "hardware"
+    if not verdict.ok:
+        return "contract"
+    return "emulated" if proof_for(candidate).executed_on == "emulated" else "build-only"
+
+
 def _availability(candidate: Candidate) -> Availability:
+    """Whether the engine runs on what it calls the device, whichever device of the catalogue that is."""
     try:
         session: type[Session] = plugins.load("engines", candidate.engine)
-    except NotAvailable as error:
+    except (NotAvailable, UnknownName) as error:
         return Availability(False, error.failed, error.fix)
     return session.availability(candidate.device)
+
+
+def _on_the_device(candidate: Candidate, state: Availability) -> Availability:
+    """The same for the very device: a Xeon's artifact runs on any x86 processor, but only that Xeon is the device."""
+    if is_here(candidate.profile) is not False:
+        return state
+    here = f"this machine is another ({', '.join(names_here())})"
+    fix = "copy the bundle to the device, and there: avsdk doctor"
+    if not state.ok:
+        return Availability(False, f"{here}, which cannot run what is built for it", fix)
+    if proof_for(candidate).executed_on == "emulated":
+        return Availability(False, f"{here}; results are compared under emulation", fix)
+    return Availability(False, f"{here}; it runs the same files, and results are compared on it", fix)
+
+
+def _withdrawn(target: Target) -> Diagnosis:
+    device = load_device(target.name)
+    return Diagnosis(
+        target=target.name,
+        engine="",
+        device=device.name,
+        precisions=device.precisions,
+        can_compile=False,
+        can_run=False,
+        verified="contract",
+        reason=target.withdrawn,
+        fix="choose another device: avsdk devices",
+        profile=device.name,
+        vendor=device.vendor,
+        description=device.description,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,11 @@ from avsdk.console import JsonOption, SetOption, next_step, notice, print_json, 
 
 if TYPE_CHECKING:
     from avsdk.errors import AvsdkError
-    from avsdk_targets.build import Exported
+    from avsdk_targets.build import Exported, Exporter
+    from avsdk_targets.target import Target
+
+_FILES = {"tensor": ("IN.npz", "OUT.npz"), "audio": ("SOUND.wav", "OUT_FOLDER/"), "image": ("PHOTO", "OUT_FOLDER/")}
+"""What a generic predictor is given and gives."""
 
 
 def export(
@@ -22,7 +25,15 @@ def export(
     target: Annotated[str, typer.Option("--target", help="Comma-separated targets, or 'all'.")],
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16, fp16w.")] = None,
     axis: Annotated[
-        list[str] | None, typer.Option(help="One set of sizes, height=400,width=600; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="One set of sizes to build, height=400,width=600; may be repeated. Or the range of a dynamic axis, "
+            "frames=50:2000, with a step frames=64:2048:64. GRAPH.NAME speaks of one graph of several."
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file with what MODEL takes and gives: axes, pre- and post-processing, predictor."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder that takes the bundles.")] = Path("bundles"),
     settings: SetOption = None,
@@ -30,13 +41,16 @@ def export(
 ) -> None:
     """Compile MODEL for each target into a verified bundle; goes on past a target that fails."""
     from avsdk.errors import AvsdkError, NotAvailable
+    from avsdk_targets.axis_option import asked_axes
     from avsdk_targets.build import Exporter, ExportOptions
     from avsdk_targets.export_document import export_document
+    from avsdk_targets.prepared import Prepared
     from avsdk_targets.target import resolve_list
 
     takes_all = "all" in target.split(",")
     targets = resolve_list(target)
-    options = ExportOptions(out, precision, tuple(_sizes(item) for item in axis or ()), settings_from(settings))
+    axes = asked_axes(axis or ())
+    options = ExportOptions(out, precision, axes.sizes, axes.ranges, spec, settings_from(settings))
     done: list[Exported] = []
     failed: list[tuple[str, AvsdkError]] = []
     skipped: list[tuple[str, AvsdkError]] = []
@@ -45,10 +59,10 @@ def export(
             try:
                 done.append(exporter.export(item))
             except AvsdkError as error:
-                if takes_all and type(error) is NotAvailable:
+                if takes_all and type(error) in (NotAvailable, Prepared):
                     skipped.append((item.name, error))
                 else:
-                    failed.append((item.name, error))
+                    failed.append((item.name, _with_onnx_left(exporter, item, error)))
             if not as_json:
                 _report_target(item.name, done, failed, skipped)
     if as_json:
@@ -59,28 +73,23 @@ def export(
         next_step(_after_export(done))
 
 
+def _with_onnx_left(exporter: Exporter, target: Target, error: AvsdkError) -> AvsdkError:
+    """The error, with the place of the exported ONNX where that is all that could be made; or why not even that."""
+    from avsdk.errors import AvsdkError
+
+    try:
+        return exporter.with_onnx_left(target, error)
+    except AvsdkError as other:
+        return other
+
+
 def _after_export(done: list[Exported]) -> str:
     """Run the first bundle that has run here; where none can, look at the first."""
     ran = [item for item in done if item.bundle.manifest.parity.verdict == "pass"]
-    return f"avsdk run {ran[0].bundle.path} PHOTO --out OUT.png" if ran else f"avsdk bundle show {done[0].bundle.path}"
-
-
-def _sizes(text: str) -> dict[str, int]:
-    from avsdk.errors import UsageError
-
-    sizes = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not equals or not re.fullmatch("[0-9]{1,9}", value.strip()):
-            raise UsageError(f"--axis {text!r} is no set of sizes", expected="NAME=SIZE, as height=400,width=600")
-        if name.strip() in sizes:
-            raise UsageError(
-                f"--axis {text!r} gives {name.strip()} twice",
-                expected="each axis once",
-                fix="repeat --axis for a second set of sizes",
-            )
-        sizes[name.strip()] = int(value)
-    return sizes
+    if not ran:
+        return f"avsdk bundle show {done[0].bundle.path}"
+    given, out = _FILES.get(ran[0].bundle.manifest.spec.predictor, ("PHOTO", "OUT.png"))
+    return f"avsdk run {ran[0].bundle.path} {given} --out {out}"
 
 
 def _report_target(name: str, done: list[Any], failed: list[Any], skipped: list[Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from avsdk.errors import AvsdkError
 from avsdk.schema import encode
+from avsdk_targets.prepared import Prepared
 
 if TYPE_CHECKING:
     from avsdk_targets.build import Exported
@@ -27,7 +28,8 @@ def export_document(
 
 
 def _reason(target: str, error: AvsdkError) -> dict[str, Any]:
-    return {"target": target, "code": error.exit_code, "reason": error.failed, "fix": error.fix}
+    path = str(error.path) if isinstance(error, Prepared) and error.path else None
+    return {"target": target, "code": error.exit_code, "reason": error.failed, "fix": error.fix, "path": path}
 
 
 def _bundle_document(item: Exported) -> dict[str, Any]:

@@ -8,35 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
-import numpy as np
-from numpy.typing import NDArray
-
 from avsdk import onnx_check, plugins
 from avsdk.bundle import MANIFEST, Bundle, is_bundle, open_bundle
-from avsdk.engines.onnxruntime import reference_outputs
 from avsdk.errors import ModelRefused, NotAvailable, Refused, UsageError
-from avsdk.files import safe_join, sha256_file
-from avsdk.golden import PIPELINE, read_golden, write_golden
+from avsdk.files import copy_file, safe_join, sha256_file
+from avsdk.golden import PIPELINE, write_golden
 from avsdk.onnx_check import OnnxFacts, ValueFact, check_onnx
-from avsdk.ops import Trace, image_pipelines
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, TensorSpec
-from avsdk.worker import call_in_child
+from avsdk.spec_request import request_from, requested_spec
+from avsdk_targets import samples, structure
+from avsdk_targets.samples import add_golden, pipeline_samples, reference_name, sampled, with_true_outputs
+from avsdk_targets.structure import require_structure
 
-Array = NDArray[Any]
-Sizes = Mapping[str, int]
-
-REFERENCE = "ONNX Runtime fp32, graph optimisation off"
-_TIMEOUT_S = 900.0
-_MEMORY_MB = 16_384
-_SEED = 20_161_008
+GUESSED = "guessed_axes"
+"""The key of a source's origin with the axes whose ranges nobody gave."""
 _LARGEST_AXIS = 4096
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}(/[A-Za-z0-9][A-Za-z0-9._-]{0,79})?")
 _DTYPES = {
@@ -64,19 +56,31 @@ class OnnxSource:
         """Copy the model and run it on seeded inputs. Raises ``ModelRefused`` for a hostile or damaged file."""
         path = Path(model)
         facts = check_onnx(path)
-        spec, graph = _spec_of(path, facts)
+        found, graph = spec_of(path, facts)
+        require_structure(path, facts)
+        request = request_from(options)
+        guessed = frozenset() if "avsdk.spec" in facts.metadata else frozenset(graph.axes)
+        spec = requested_spec(found, request, free=guessed)
+        (graph,) = spec.graphs
         copied = _copied(path, facts, out / "onnx" / f"{graph.name}.onnx")
         requested = _requested_sizes(options)
-        pictures = bool(spec.preprocess) and spec.preprocess[0].op == "image_rgb"
-        feeds, answers = _sampled(copied, graph, requested, pictures=pictures)
-        graph = _with_true_outputs(graph, feeds, answers)
-        golden = out / f"{graph.name}.npz"
-        write_golden(golden, list(zip(feeds, answers)))
+        ranged = [name for name in graph.axes if {name, f"{graph.name}.{name}"} & set(request.axes)]
+        feeds, answers = sampled(copied, spec, graph, requested, promised=ranged)
+        graph = with_true_outputs(graph, feeds, answers)
+        spec = replace(spec, graphs=(graph,))
+        golden = {graph.name: out / f"{graph.name}.npz"}
+        write_golden(golden[graph.name], list(zip(feeds, answers)))
+        whole = pipeline_samples(spec, graph, copied, requested)
+        if whole:
+            golden[PIPELINE] = out / f"{PIPELINE}.npz"
+            write_golden(golden[PIPELINE], whole)
+        known = [*ranged, *found.graphs[0].axes] if not guessed else ranged
+        origin = {"kind": "onnx", "name": path.name, "sha256": sha256_file(path), "reference": reference_name(facts)}
         return SourceFiles(
-            spec=replace(spec, graphs=(graph,)),
+            spec=spec,
             onnx={graph.name: copied},
-            golden={graph.name: golden},
-            origin={"kind": "onnx", "name": path.name, "sha256": sha256_file(path), "reference": REFERENCE},
+            golden=golden,
+            origin={**origin, GUESSED: [name for name in graph.axes if name not in known]},
         )
 
 
@@ -107,20 +111,25 @@ class BundleSource:
             files = _zoo_source().materialise(original, out / "zoo", options)
             if files.origin.get("sha256") == bundle.manifest.source.get("sha256"):
                 return files
-        spec = bundle.manifest.spec
+        unknown = frozenset(str(name) for name in bundle.manifest.source.get(GUESSED, ()))
+        request = request_from(options)
+        spec = requested_spec(bundle.manifest.spec, request, free=unknown)
         onnx = {graph.name: _model_of(bundle, graph, out) for graph in spec.graphs}
         golden = {name: out / "golden" / f"{name}.npz" for name in bundle.manifest.golden}
         (out / "golden").mkdir(parents=True, exist_ok=True)
         for name, file in golden.items():
-            shutil.copyfile(bundle.file(bundle.manifest.golden[name]), file)
-        for sizes in _requested_sizes(options):
+            copy_file(bundle.file(bundle.manifest.golden[name]), file)
+        for sizes in [*_requested_sizes(options), *([{}] if request.axes else [])]:
             for graph in spec.graphs:
-                _add_golden(spec, graph, onnx[graph.name], golden, graph.complete_sizes(sizes))
+                add_golden(spec, graph, onnx[graph.name], golden, spec.sizes_for(graph, sizes))
         assets = {name: out / "assets" / Path(file).name for name, file in spec.assets.items()}
         for name, file in assets.items():
             file.parent.mkdir(exist_ok=True)
-            shutil.copyfile(bundle.file(spec.assets[name]), file)
-        return SourceFiles(spec=spec, onnx=onnx, golden=golden, assets=assets, origin=dict(bundle.manifest.source))
+            copy_file(bundle.file(spec.assets[name]), file)
+        origin = dict(bundle.manifest.source)
+        if unknown:
+            origin[GUESSED] = sorted(unknown - set(request.axes))
+        return SourceFiles(spec=spec, onnx=onnx, golden=golden, assets=assets, origin=origin)
 
 
 def _zoo_source() -> ModelSource:
@@ -141,19 +150,7 @@ def _zoo_model(bundle: Bundle) -> str:
     return model
 
 
-def _reference(onnx: Path, samples: Sequence[Mapping[str, Array]]) -> list[dict[str, Any]]:
-    answers: list[dict[str, Any]] = call_in_child(
-        reference_outputs,
-        name="reference",
-        timeout_s=_TIMEOUT_S,
-        memory_mb=_MEMORY_MB,
-        onnx=str(onnx),
-        samples=[dict(feeds) for feeds in samples],
-    )
-    return answers
-
-
-def _spec_of(path: Path, facts: OnnxFacts) -> tuple[ModelSpec, GraphSpec]:
+def spec_of(path: Path, facts: OnnxFacts) -> tuple[ModelSpec, GraphSpec]:
     """The spec inside the file, cut down to this graph; where there is none, one read off the graph's inputs."""
     if "avsdk.spec" not in facts.metadata:
         graph = _derived_graph(facts)
@@ -249,68 +246,11 @@ def _copied(path: Path, facts: OnnxFacts, copy: Path) -> Path:
     if copy.name in facts.external:
         raise ModelRefused(f"{path} keeps its weights in {copy.name!r}", expected="another name, as weights.data")
     copy.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, copy)
+    copy_file(path, copy)
     for name in facts.external:
         (copy.parent / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(safe_join(path.parent, name, refused=ModelRefused), copy.parent / name)
+        copy_file(safe_join(path.parent, name, refused=ModelRefused), copy.parent / name)
     return copy
-
-
-def _sampled(
-    onnx: Path, graph: GraphSpec, requested: Sequence[Sizes], *, pictures: bool
-) -> tuple[list[dict[str, Array]], list[Any]]:
-    """Seeded inputs that the model takes, and its answers; every requested size must be among them."""
-    random = np.random.default_rng(_SEED)
-    asked = [graph.complete_sizes(sizes) for sizes in requested]
-    default = graph.default_sizes()
-    uneven = {name: axis.multiple_of * (2 + place) + axis.min for place, (name, axis) in enumerate(graph.axes.items())}
-    uneven = {name: size if graph.axes[name].admits(size) else default[name] for name, size in uneven.items()}
-    sizes = asked + [item for item in (default, uneven) if item not in asked]
-    feeds = [_noise(graph, item, random, pictures=pictures) for item in [*sizes, sizes[0]]]
-    answers = _reference(onnx, feeds)
-    for item, answer in zip(asked, answers):
-        if "failed" in answer:
-            raise UsageError(f"the model does not run at {item}: {answer['failed']}", fix="give other sizes by --axis")
-    kept = [index for index, answer in enumerate(answers) if "failed" not in answer]
-    if not kept:
-        raise UsageError(
-            f"the model does not run at {default}: {answers[0]['failed']}",
-            expected="inputs of these sizes: the file names the axes, not their ranges",
-            fix=f"give sizes that fit: --axis {','.join(f'{name}=SIZE' for name in default) or 'NAME=SIZE'}",
-        )
-    return [feeds[index] for index in kept], [answers[index] for index in kept]
-
-
-def _noise(graph: GraphSpec, sizes: Sizes, random: np.random.Generator, *, pictures: bool) -> dict[str, Array]:
-    """Whole numbers 0..255 for pictures and bytes; else normal floats, and 0 or 1 for integers: indices or masks."""
-    feeds = {}
-    for tensor in graph.inputs:
-        shape, kind = tensor.sized(sizes), np.dtype(tensor.dtype)
-        if kind.kind == "f" and not pictures:
-            feeds[tensor.name] = random.standard_normal(shape).astype(kind)
-        else:
-            high = 255 if pictures or tensor.dtype == "uint8" else 1
-            feeds[tensor.name] = random.integers(0, high, shape, endpoint=True).astype(kind)
-    return feeds
-
-
-def _with_true_outputs(graph: GraphSpec, feeds: Sequence[Mapping[str, Array]], answers: Sequence[Any]) -> GraphSpec:
-    """A file may name an output's axis wrongly: one whose size is not the input's gets a name of its own."""
-    known = [graph.sizes_of({name: array.shape for name, array in item.items()}) for item in feeds]
-    outputs = []
-    for tensor in graph.outputs:
-        shapes = [answer[tensor.name].shape for answer in answers]
-        if len(tensor.shape) != len(shapes[0]):
-            tensor = replace(tensor, shape=tuple(f"{tensor.name}_{place}" for place in range(len(shapes[0]))))
-        axes = [
-            axis
-            if all(shape[place] == (sizes.get(axis, shape[place]) if isinstance(axis, str) else axis)
-                   for shape, sizes in zip(shapes, known))
-            else f"{tensor.name}_{place}"
-            for place, axis in enumerate(tensor.shape)
-        ]  # fmt: skip
-        outputs.append(replace(tensor, shape=tuple(axes)))
-    return replace(graph, outputs=tuple(outputs))
 
 
 def _model_of(bundle: Bundle, graph: GraphSpec, out: Path) -> Path:
@@ -326,47 +266,14 @@ def _model_of(bundle: Bundle, graph: GraphSpec, out: Path) -> Path:
     return _copied(file, facts, out / "onnx" / f"{graph.name}.onnx")
 
 
-def _add_golden(
-    spec: ModelSpec, graph: GraphSpec, onnx: Path, golden: Mapping[str, Path], sizes: dict[str, int]
-) -> None:
-    """Give a size without a golden sample one: the first sample's content, stretched, and the reference's answer."""
-    samples = read_golden(golden[graph.name])
-    shapes = [{name: array.shape for name, array in feeds.items()} for feeds, _ in samples]
-    if all(graph.sizes_of(item) != sizes for item in shapes):
-        feeds = {item.name: _stretched(samples[0][0][item.name], item.sized(sizes)) for item in graph.inputs}
-        write_golden(golden[graph.name], [*samples, (feeds, _answer(onnx, feeds, sizes))])
-    if PIPELINE in golden and {"height", "width"} <= set(sizes):
-        pictures = read_golden(golden[PIPELINE])
-        first = pictures[0][0]["media"]
-        picture = _stretched(first, (*first.shape[:-3], sizes["height"], sizes["width"], 3))
-        if all(picture.shape != feeds["media"].shape for feeds, _ in pictures):
-            before, after = image_pipelines(spec.preprocess, spec.postprocess)
-            trace = Trace()
-            answer = _answer(onnx, {graph.inputs[0].name: before(picture, trace)}, sizes)
-            made = {"answer": after(answer[graph.outputs[0].name], trace)}
-            write_golden(golden[PIPELINE], [*pictures, ({"media": picture}, made)])
-
-
-def _answer(onnx: Path, feeds: Mapping[str, Array], sizes: Sizes) -> dict[str, Array]:
-    (answer,) = _reference(onnx, [feeds])
-    if "failed" in answer:
-        raise UsageError(f"the model does not run at {dict(sizes)}: {answer['failed']}", fix="choose another --axis")
-    return answer
-
-
-def _stretched(array: Array, shape: tuple[int, ...]) -> Array:
-    """The array's own values at another shape, each axis by its nearest neighbour."""
-    for axis, size in enumerate(shape):
-        array = np.take(array, np.arange(size) * array.shape[axis] // size, axis)
-    return np.ascontiguousarray(array)
-
-
 def _requested_sizes(options: Mapping[str, str]) -> list[dict[str, int]]:
     sizes: list[dict[str, int]] = json.loads(options.get("sizes", "[]"))
     return sizes
 
 
 def _fingerprint(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
-    code = [sha256_file(Path(str(module.__file__))) for module in (sys.modules[__name__], onnx_check)]
+    code = [
+        sha256_file(Path(str(module.__file__))) for module in (sys.modules[__name__], samples, structure, onnx_check)
+    ]
     document = {**content, "options": dict(options), "code": code}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -17,12 +17,34 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+import avsdk
 from avsdk import files
 from avsdk.errors import NotAvailable, Refused, ToolchainMissing, UnknownName
 from avsdk.schema import check_schema, decode
+from avsdk.toolchains import RECORD, Installed, installed_in, toolchains_home
+from avsdk_targets.system_libraries import require_libraries
 
 _FOLDER = Path(__file__).parent / "toolchains"
 _PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+")
+
+
+@dataclass(frozen=True)
+class RootFs:
+    """The part of a toolchain that is another processor's system: Debian packages unpacked, run by an emulator.
+
+    ``release`` and ``architecture`` in Debian's words; ``debian``: packages, which bring those that they need;
+    ``platforms``: the tags of wheels that fit; ``emulators``: names of the program on PATH, of ``emulator_minimum`` or
+    newer, else it is unpacked from ``emulator_package`` of ``emulator_release``.
+    """
+
+    release: str
+    architecture: str
+    debian: tuple[str, ...]
+    platforms: tuple[str, ...]
+    emulators: tuple[str, ...]
+    emulator_minimum: str
+    emulator_release: str
+    emulator_package: str
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class Toolchain:
     ``python``: the Python versions that serve, in order of preference; ``packages``: exact pins of everything;
     ``provides``: distributions that compilers look for; ``imports``: modules that must import after installation;
     ``system``: libraries that the system must have; ``size_mb``: disk space when installed;
-    ``sdk``: this avsdk is installed into it as well.
+    ``sdk``: this avsdk is installed into it as well; ``rootfs``: it is an emulated system, not an environment.
     """
 
     name: str
@@ -44,6 +66,7 @@ class Toolchain:
     size_mb: int
     system: tuple[str, ...] = ()
     sdk: bool = False
+    rootfs: RootFs | None = None
     digest: str = ""
 
     @property
@@ -58,18 +81,10 @@ class Toolchain:
 
     @property
     def interpreter(self) -> Path:
-        """Its Python."""
+        """Its Python; where it is an emulated system, one that only the emulator starts."""
+        if self.rootfs is not None:
+            return self.folder / "root" / "usr" / "bin" / f"python{self.python[0]}"
         return self.folder / "bin" / "python"
-
-
-@dataclass(frozen=True)
-class Installed:
-    """The content of ``complete.json``: what stands in an installed toolchain."""
-
-    name: str
-    python: str
-    versions: Mapping[str, str]
-    size_mb: int
 
 
 @dataclass(frozen=True)
@@ -102,11 +117,6 @@ class Environment:
     toolchain: str | None = None
 
 
-def toolchains_home() -> Path:
-    """The folder that holds the installed toolchains."""
-    return files.cache_home() / "toolchains"
-
-
 def list_toolchains() -> tuple[Toolchain, ...]:
     """Every toolchain that can be installed, by name."""
     return tuple(toolchain_from_file(file) for file in sorted(_FOLDER.glob("*.toml")))
@@ -136,19 +146,14 @@ def toolchain_from_file(file: Path) -> Toolchain:
     for package in found.packages:
         if not _PIN.fullmatch(package):
             raise Refused(f"{file.name} lists the package {package!r}", expected="an exact pin, as numpy==2.4.6")
-    digest = hashlib.sha256(content).hexdigest()[:12]
+    version = avsdk.__version__.encode() if found.sdk else b""  # another avsdk inside must be another folder
+    digest = hashlib.sha256(content + version).hexdigest()[:12]
     return Toolchain(**{**vars(found), "digest": digest})
 
 
 def installed(toolchain: Toolchain) -> Installed | None:
-    """What is installed, or None: absent, incomplete, or its record is damaged."""
-    record = toolchain.folder / "complete.json"
-    try:
-        document = check_schema(json.loads(record.read_text(encoding="utf-8")), where=str(record))
-        found = decode(Installed, document, where=str(record))
-    except (OSError, ValueError, Refused):
-        return None
-    return found if toolchain.interpreter.exists() else None
+    """What is installed, or None: absent, incomplete, damaged, or open to other users."""
+    return installed_in(toolchain.folder)
 
 
 def outdated_folders(toolchain: Toolchain) -> tuple[Path, ...]:
@@ -183,7 +188,8 @@ def missing(toolchain: Toolchain) -> ToolchainMissing:
 def environment_for(need: PackageNeed, toolchain: str | None) -> Environment:
     """Where a compiler can run: here, if a fitting package is importable, else in its toolchain.
 
-    Raises ``ToolchainMissing`` when the toolchain is not installed, ``NotAvailable`` when there is none to install.
+    Raises ``ToolchainMissing`` when the toolchain is not installed, ``NotAvailable`` when there is none to install, or
+    when the system lacks a library that it needs.
     """
     here = _version_here(need)
     if here and need.admits(here):
@@ -195,6 +201,7 @@ def environment_for(need: PackageNeed, toolchain: str | None) -> Environment:
     found = installed(wanted)
     if found is None:
         raise missing(wanted)
+    require_libraries(wanted.system, needed_by=f"the toolchain {toolchain!r}")
     return Environment(wanted.interpreter, found.versions, toolchain)
 
 
@@ -207,9 +214,7 @@ def remove(name: str) -> int:
     freed = 0
     for folder in dict.fromkeys(folders):
         freed += files.folder_size(folder)
-        (folder / "complete.json").unlink(
-            missing_ok=True
-        )  # first, so that a removal cut short is never taken for whole
+        (folder / RECORD).unlink(missing_ok=True)  # first, so that a removal cut short is never taken for whole
         shutil.rmtree(folder)
     return freed
 

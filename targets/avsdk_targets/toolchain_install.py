@@ -17,7 +17,9 @@ from pathlib import Path
 import avsdk
 from avsdk import files
 from avsdk.errors import DiskFull, NotAvailable, ToolchainCrashed, UsageError
-from avsdk_targets.toolchain import Installed, Toolchain, installed, missing, record_of, toolchains_home
+from avsdk.toolchains import RECORD, Installed, python_words, toolchains_home
+from avsdk_targets.system_libraries import require_libraries
+from avsdk_targets.toolchain import Toolchain, installed, missing, record_of
 
 Tell = Callable[[str], None]
 """Takes one line of progress."""
@@ -31,7 +33,8 @@ _VERSIONS = (
 def install(toolchain: Toolchain, tell: Tell) -> Installed:
     """Install the toolchain unless it is installed; several installers wait for one another.
 
-    Raises ``NotAvailable`` when no fitting Python is here, ``DiskFull``, or ``ToolchainCrashed`` with pip's last lines.
+    Raises ``NotAvailable`` when no fitting Python or a library of the system is not here, ``DiskFull``, or
+    ``ToolchainCrashed`` with pip's last lines.
     """
     with files.typed_write_errors(toolchains_home()):
         toolchains_home().mkdir(parents=True, exist_ok=True)
@@ -40,11 +43,13 @@ def install(toolchain: Toolchain, tell: Tell) -> Installed:
         if found is not None:
             return found
         _refuse_small_disk(toolchain)
-        python = find_interpreter(toolchain.python)
+        require_libraries(toolchain.system, needed_by=f"the toolchain {toolchain.name!r}")
+        python = None if toolchain.rootfs else find_interpreter(toolchain.python)
         shutil.rmtree(toolchain.folder, ignore_errors=True)
         try:
             with files.typed_write_errors(toolchain.folder):
-                _build(toolchain, python, tell)
+                command = _build_system(toolchain, tell) if python is None else _build(toolchain, python, tell)
+                _prove(toolchain, command, tell)
         except BaseException:
             shutil.rmtree(toolchain.folder, ignore_errors=True)
             raise
@@ -76,17 +81,27 @@ def find_interpreter(versions: Sequence[str]) -> Path:
 
 def run_inside(toolchain: Toolchain, command: Sequence[str]) -> int:
     """Run a program of the toolchain, attached to this terminal; returns its exit code. Refuses one from outside."""
-    if installed(toolchain) is None:
+    found = installed(toolchain)
+    if found is None:
         raise missing(toolchain)
-    folder = toolchain.folder / "bin"
-    program = folder / command[0]
-    if Path(command[0]).name != command[0] or not os.access(program, os.X_OK):
-        raise UsageError(
-            f"{command[0]!r} is no program of the toolchain {toolchain.name!r}",
-            expected=f"the name of a file in {folder}, as python",
-        )
-    code = subprocess.call([str(program), *command[1:]], env=environment_inside(toolchain))
+    words = _program_inside(toolchain, found, command[0])
+    code = subprocess.call([*words, *command[1:]], env=environment_inside(toolchain))
     return code if code >= 0 else 128 - code
+
+
+def _program_inside(toolchain: Toolchain, found: Installed, name: str) -> tuple[str, ...]:
+    """The words that start one of the toolchain's programs; an emulated system starts its Python only."""
+    python = python_words(toolchain.folder, found)
+    folder = toolchain.interpreter.parent
+    if found.command:
+        if name == "python":
+            return python
+    elif Path(name).name == name and os.access(folder / name, os.X_OK):
+        return (str(folder / name),)
+    raise UsageError(
+        f"{name!r} is no program of the toolchain {toolchain.name!r}",
+        expected="python, by its emulator" if found.command else f"the name of a file in {folder}, as python",
+    )
 
 
 def environment_inside(toolchain: Toolchain) -> dict[str, str]:
@@ -96,7 +111,8 @@ def environment_inside(toolchain: Toolchain) -> dict[str, str]:
     return {**kept, "PATH": path, "VIRTUAL_ENV": str(toolchain.folder), "PYTHONNOUSERSITE": "1"}
 
 
-def _build(toolchain: Toolchain, python: Path, tell: Tell) -> None:
+def _build(toolchain: Toolchain, python: Path, tell: Tell) -> tuple[str, ...]:
+    """Make a virtual environment; no words: it is started as ``bin/python``."""
     tell(f"making an environment with {python}")
     _run([str(python), "-I", "-m", "venv", str(toolchain.folder)], toolchain, tell)
     # Environments cannot be moved, so it is built where it stays; complete.json, written last, makes it visible.
@@ -105,21 +121,40 @@ def _build(toolchain: Toolchain, python: Path, tell: Tell) -> None:
         pins.write_text("\n".join(toolchain.packages) + "\n", encoding="utf-8")
         _pip(toolchain, ["--requirement", str(pins)], tell)
     if toolchain.sdk:
-        _pip(toolchain, ["--no-deps", _own_source()], tell)
+        _pip(toolchain, ["--no-deps", *_own_source()], tell)
+    return ()
+
+
+def _build_system(toolchain: Toolchain, tell: Tell) -> tuple[str, ...]:
+    """Unpack an emulated system; returns the words that start its Python."""
+    from avsdk_targets.toolchain_rootfs import build_root
+
+    def run(command: Sequence[str], fix: str = "") -> list[str]:
+        return _run(command, toolchain, tell, fix)
+
+    assert toolchain.rootfs is not None
+    return build_root(toolchain, toolchain.rootfs, run, tell)
+
+
+def _prove(toolchain: Toolchain, command: tuple[str, ...], tell: Tell) -> None:
+    """Import what must import, and write down what is installed: from then on the toolchain counts as complete."""
+    found = Installed(toolchain.name, "", {}, 0, command)
+    python = [*python_words(toolchain.folder, found), "-I", "-c"]
     tell(f"importing {', '.join(toolchain.imports)}")
-    imports = "; ".join(f"import {module}" for module in toolchain.imports)
-    _run([str(toolchain.interpreter), "-I", "-c", imports], toolchain, tell)
-    listed = _run([str(toolchain.interpreter), "-I", "-c", _VERSIONS], toolchain, tell)
-    version = _run(
-        [str(toolchain.interpreter), "-I", "-c", "import platform; print(platform.python_version())"], toolchain, tell
-    )
+    _run([*python, "; ".join(f"import {module}" for module in toolchain.imports)], toolchain, tell)
+    listed = _run([*python, _VERSIONS], toolchain, tell)
+    version = _run([*python, "import platform; print(platform.python_version())"], toolchain, tell)
     record = {
         "name": toolchain.name,
         "python": version[-1].strip(),
         "versions": json.loads(listed[-1]),
         "size_mb": files.folder_size(toolchain.folder) >> 20,
+        "command": list(command),
     }
-    files.write_atomic(toolchain.folder / "complete.json", record_of(record))
+    files.write_atomic(toolchain.folder / RECORD, record_of(record))
+    # Whatever the umask is: a toolchain that others can write to is never started.
+    (toolchain.folder / RECORD).chmod(0o644)
+    toolchain.folder.chmod(0o755)
 
 
 def _pip(toolchain: Toolchain, arguments: Sequence[str], tell: Tell) -> None:
@@ -129,7 +164,7 @@ def _pip(toolchain: Toolchain, arguments: Sequence[str], tell: Tell) -> None:
     _run([str(toolchain.interpreter), "-I", "-m", "pip", "install", *quiet, *extra, *arguments], toolchain, tell)
 
 
-def _run(command: Sequence[str], toolchain: Toolchain, tell: Tell) -> list[str]:
+def _run(command: Sequence[str], toolchain: Toolchain, tell: Tell, fix: str = "") -> list[str]:
     """Run one step to its end, telling each line; returns the last lines, or raises with them."""
     lines: deque[str] = deque(maxlen=30)
     with subprocess.Popen(
@@ -154,8 +189,9 @@ def _run(command: Sequence[str], toolchain: Toolchain, tell: Tell) -> list[str]:
         )
     raise ToolchainCrashed(
         f"installing the toolchain {toolchain.name!r} failed with exit code {process.returncode}:\n{text}",
-        expected="packages that pip can reach, and that import",
-        fix=f"point pip at an index that has them (pip's configuration, or PIP_ARGS), then {toolchain.install_line}",
+        expected="packages that can be reached, and that import",
+        fix=fix
+        or f"point pip at an index that has them (pip's configuration, or PIP_ARGS), then {toolchain.install_line}",
     )
 
 
@@ -195,10 +231,12 @@ def _output(command: Sequence[str]) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _own_source() -> str:
-    """What pip installs to get this same avsdk: the checkout that it runs from, else this very version."""
+def _own_source() -> list[str]:
+    """What pip installs to get this same avsdk: the checkout that it runs from, as it lies, else this very version."""
     checkout = Path(avsdk.__file__).resolve().parents[2]
-    return str(checkout) if (checkout / "pyproject.toml").exists() else f"avsdk=={avsdk.__version__}"
+    if (checkout / "pyproject.toml").exists():
+        return ["--editable", str(checkout)]
+    return [f"avsdk=={avsdk.__version__}"]
 
 
 def _refuse_small_disk(toolchain: Toolchain) -> None:

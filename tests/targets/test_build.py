@@ -17,7 +17,6 @@ from tests.targets import broken_compilers
 from avsdk import plugins
 from avsdk.bundle import open_bundle
 from avsdk.errors import DiskFull, NotAvailable, ParityFailed, SizeNotBuilt, ToolchainCrashed, UsageError
-from avsdk_targets import export_cli
 from avsdk_targets.build import Exported, Exporter, ExportOptions, find_source
 from avsdk_targets.plan import plan_target
 from avsdk_targets.target import resolve
@@ -244,22 +243,6 @@ def test_a_model_that_cannot_be_exported_is_tried_once_and_fails_every_target_al
             with pytest.raises(SizeNotBuilt, match="multiple of 4"):
                 exporter.export(resolve(target))
     assert len(tried) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("height", "is no set of sizes"),
-        ("height=", "is no set of sizes"),
-        ("height=-4", "is no set of sizes"),
-        ("height=²", "is no set of sizes"),
-        ("height=" + "9" * 5000, "is no set of sizes"),
-        ("height=64,height=128", "gives height twice"),
-    ],
-)
-def test_a_bad_axis_is_wrong_usage(text: str, reason: str) -> None:
-    with pytest.raises(UsageError, match=reason):
-        export_cli._sizes(text)
 
 
 def test_doctor_names_every_target_with_reason_and_fix() -> None:

@@ -163,7 +163,7 @@ def test_what_onnx_runtime_cannot_load(tmp_path: Path) -> None:
     unknown.graph.node[0].op_type = "Subtract2"
     malformed.graph.node[0].input[1] = "nowhere"
     for model, kinds in ((unknown, (ModelRefused, NotAvailable)), (malformed, (ModelRefused, NotAvailable))):
-        with pytest.raises(kinds, match=r"model\.onnx"):
+        with pytest.raises(kinds, match=r"m\.onnx"):
             OnnxSource().materialise(str(save(model, tmp_path / "m.onnx")), tmp_path / "out", {})
 
 

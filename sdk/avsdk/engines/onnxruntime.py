@@ -1,33 +1,31 @@
-"""ONNX Runtime: the device half. Devices: ``cpu``, ``cuda``.
+"""ONNX Runtime: the device half. Devices: ``cpu``, ``cuda``, ``tensorrt``, ``nv_tensorrt_rtx``, one per provider.
 
 What executed is read from the profile of the first run: the provider and the tensor types of every node.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import tempfile
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from avsdk.errors import ModelRefused, NotAvailable, SilentFallback
+from avsdk.dtypes import EXTENDED, from_stored, is_extended, stored
+from avsdk.engines.onnxruntime_profile import kernels_of, placement_of, precision_shares_of
+from avsdk.engines.onnxruntime_providers import PROVIDERS, add_provider, provider_state
+from avsdk.errors import BundleRefused, ModelRefused, NotAvailable, SilentFallback
+from avsdk.onnx_check import check_onnx
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.telemetry import refuse_telemetry
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_PRECISIONS = {
-    "float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "uint8": "int8", "int8": "int8",
-}  # fmt: skip
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
-
 
 class OnnxRuntimeSession(Session):
-    """Loads the bundle's ONNX file. The CPU provider never stands in for another one."""
+    """Loads an ONNX file. The CPU provider stands in for another one only where the bundle was exported to allow it."""
 
     engine = "onnxruntime"
     _session: Any
@@ -36,19 +34,40 @@ class OnnxRuntimeSession(Session):
     @classmethod
     def availability(cls, device: str) -> Availability:
         """Whether the package is here and has the provider of ``device``."""
-        extra = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
-        if device not in _PROVIDERS:
-            return Availability(False, f"ONNX Runtime has no device {device!r}", f"one of: {', '.join(_PROVIDERS)}")
-        if util.find_spec("onnxruntime") is None:
-            return Availability(False, "the package onnxruntime is not installed", f"pip install 'avsdk[{extra}]'")
-        if _PROVIDERS[device] not in _runtime().get_available_providers():
-            return Availability(
-                False, f"this ONNX Runtime has no {_PROVIDERS[device]}", f"pip install 'avsdk[{extra}]'"
-            )
-        return Availability(True)
+        found = util.find_spec("onnxruntime") is not None
+        return provider_state(device, _runtime() if found else None)
 
     def _open(self) -> None:
+        self._refuse_strangers()
         runtime = _runtime()
+        device = self.artifact.device
+        options = self._session_options(runtime)
+        try:
+            fallback = self._fallback()
+            providers = add_provider(runtime, options, device, self.artifact.precision, fallback=fallback)
+            self._session = runtime.InferenceSession(str(self.file()), options, providers=providers)
+        except NotAvailable:
+            self._folder.cleanup()
+            raise
+        except _load_errors() as error:
+            self._folder.cleanup()
+            raise NotAvailable(
+                f"ONNX Runtime cannot load {self.file().name} on {device}: {str(error).splitlines()[0]}",
+                expected="a model whose every node this provider runs",
+                fix="export it again with --set onnxruntime.fallback=allow, which lets the CPU run the rest, "
+                "or choose another target: avsdk doctor"
+                if device != "cpu"
+                else "export the model again, or choose another target: avsdk doctor",
+            ) from error
+        try:
+            self._check_opened(PROVIDERS[device].name)
+        except BaseException:
+            self._close()
+            raise
+        self.runtime_errors = (*_load_errors(), ValueError, MemoryError)
+        self._names = [tensor.name for tensor in self.graph.outputs]
+
+    def _session_options(self, runtime: Any) -> Any:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -56,28 +75,26 @@ class OnnxRuntimeSession(Session):
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 4  # what goes wrong is raised; its own lines would only repeat it
         options.enable_profiling = True
+        self._profiled = None
         self._folder = tempfile.TemporaryDirectory(prefix="avsdk-profile-")
         options.profile_file_prefix = str(Path(self._folder.name) / "run")
-        provider = _PROVIDERS[self.artifact.device]
-        if provider != "CPUExecutionProvider":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        self._profiled = None
-        try:
-            self._session = runtime.InferenceSession(str(self.file()), options, providers=[provider])
-        except _load_errors() as error:
-            self._folder.cleanup()
-            raise NotAvailable(
-                f"ONNX Runtime cannot load {self.file().name} on {self.artifact.device}: {str(error).splitlines()[0]}",
-                expected="a model whose every node this provider runs",
-                fix="export the model again, or choose another target: avsdk doctor",
-            ) from error
-        try:
-            self._check_opened(provider)
-        except BaseException:
-            self._close()
-            raise
-        self.runtime_errors = (*_load_errors(), ValueError, MemoryError)
-        self._names = [tensor.name for tensor in self.graph.outputs]
+        return options
+
+    def _fallback(self) -> bool:
+        """Whether the bundle was exported with leave for the CPU provider to run what this device's cannot."""
+        chosen = self.artifact.options.get("session")
+        return isinstance(chosen, Mapping) and chosen.get("fallback") == "allow"
+
+    def _refuse_strangers(self) -> None:
+        """A model may keep weights in another file only where the artifact lists it, and so the manifest hashes it."""
+        if self.file().parent == self.root / "model":
+            return  # the bundle's own models are looked through when it is opened
+        listed = {self.file(index) for index in range(len(self.artifact.files))}
+        for name in check_onnx(self.file()).external:
+            if self.file().parent / name not in listed:
+                raise BundleRefused(
+                    f"{self.file().name} keeps weights in {name!r}", expected="only files that the manifest hashes"
+                )
 
     def _check_opened(self, provider: str) -> None:
         if self._session.get_providers()[0] != provider:
@@ -91,7 +108,12 @@ class OnnxRuntimeSession(Session):
         )
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        outputs = dict(zip(self._names, self._session.run(self._names, dict(feeds))))
+        tensors = (*self.graph.inputs, *self.graph.outputs)
+        if any(tensor.dtype in EXTENDED for tensor in tensors):
+            found = _run_stored(_runtime(), self._session, self._names, feeds)
+        else:
+            found = self._session.run(self._names, dict(feeds))
+        outputs = dict(zip(self._names, found))
         if self._profiled is None:
             self._profiled = self._end_profile()
         return outputs
@@ -99,18 +121,15 @@ class OnnxRuntimeSession(Session):
     def _execution(self) -> Execution:
         if self._profiled is None:
             self.run(self.example_feeds())
-        events = [event["args"] for event in self._profiled or () if event.get("cat") == "Node" and "args" in event]
-        kernels = [arguments for arguments in events if arguments.get("provider")]
-        providers = Counter(arguments["provider"] for arguments in kernels)
-        names = {provider: device for device, provider in _PROVIDERS.items()}
-        shares: Counter[str] = Counter()
-        for arguments in kernels:
-            shares[_precision(arguments)] += _flops(arguments)
-        total = sum(shares.values()) or 1
+        kernels = kernels_of(self._profiled or ())
+        shares = precision_shares_of(kernels)
+        if PROVIDERS[self.artifact.device].fused:  # its nodes hide what they hold: the model's own types say it
+            built = self.artifact.options.get("precision_shares", {})
+            shares = {str(name): float(share) for name, share in built.items()}
         return Execution(
             device=self.artifact.device,
-            placement={names.get(name, name): count / len(kernels) for name, count in providers.items()},
-            precision_shares={name: count / total for name, count in shares.items() if count},
+            placement=placement_of(kernels, {provider.name: device for device, provider in PROVIDERS.items()}),
+            precision_shares=shares,
         )
 
     def _end_profile(self) -> list[dict[str, Any]]:
@@ -165,6 +184,31 @@ def _runtime() -> Any:
     return onnxruntime
 
 
+def _run_stored(runtime: Any, session: Any, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
+    """Run with values of types that its Python binding does not take from numpy: their bytes go in and come out."""
+    given, kept = {}, []
+    for name, array in feeds.items():
+        if not is_extended(array.dtype):
+            given[name] = runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            continue
+        content, (number, bits) = stored(array), EXTENDED[array.dtype.name]
+        room = np.zeros(array.shape, np.uint16 if bits == 16 else np.uint8)  # it asks for one element per element
+        room.reshape(-1).view(np.uint8)[: content.size] = content
+        kept.append(room)  # the value refers to this memory
+        given[name] = runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(room, number)
+    known = {number: name for name, (number, _) in EXTENDED.items()}
+    answers = []
+    for value in session.run_with_ort_values(list(names), given):
+        name = known.get(value.element_type(), "") if value.is_tensor() else ""
+        if name:
+            raw = value._ortvalue
+            held = ctypes.string_at(raw.data_ptr(), raw.tensor_size_in_bytes()) if 0 not in value.shape() else b""
+            answers.append(from_stored(held, name, tuple(value.shape())))
+        else:
+            answers.append(value.numpy())
+    return answers
+
+
 def _load_errors() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises for a model that it cannot load: its own types share no base but ``Exception``."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -179,26 +223,3 @@ def _load_errors() -> tuple[type[Exception], ...]:
         "RuntimeException",
     )
     return tuple(getattr(state, name) for name in names)
-
-
-def _precision(arguments: Mapping[str, Any]) -> str:
-    """The precision that a kernel computed in: the narrowest numeric type among its inputs."""
-    kinds = [
-        _PRECISIONS[kind] for entry in arguments.get("input_type_shape", ()) for kind in entry if kind in _PRECISIONS
-    ]
-    order = ("int8", "fp16", "bf16", "fp32", "fp64")
-    return min(kinds, key=order.index) if kinds else "fp32"
-
-
-def _flops(arguments: Mapping[str, Any]) -> int:
-    """Multiply-adds of a weighted kernel, times two; other kernels count one operation per output element, at least."""
-    inputs = [shape for entry in arguments.get("input_type_shape", ()) for shape in entry.values()]
-    outputs = [shape for entry in arguments.get("output_type_shape", ()) for shape in entry.values()]
-    elements = int(np.prod(outputs[0], dtype=np.int64)) if outputs and outputs[0] else 0
-    name = arguments.get("op_name", "")
-    if not any(word in name for word in _WEIGHTED) or len(inputs) < 2:
-        return elements
-    if "Conv" in name:
-        kernel = next((shape for shape in inputs[1:] if len(shape) >= 3), None)
-        return 2 * elements * int(np.prod(kernel[1:], dtype=np.int64)) if kernel else elements
-    return 2 * elements * int(inputs[0][-1])

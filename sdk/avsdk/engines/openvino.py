@@ -1,121 +1,228 @@
-"""OpenVINO: the device half. Devices: ``cpu`` (the plugin for Xeon and other x86 or Arm processors).
+"""OpenVINO: the device half. Devices: ``cpu`` (Xeon and other x86 or Arm processors), ``gpu``, ``npu``, ``hetero:a+b``.
 
-The precision is asked for, read back from the compiled model, and once more from the graph that executed: on processors
-with bf16 the plugin's own default is bf16, and a request it cannot serve is dropped without a word.
+The precision and every setting is asked for, read back from the compiled model, and the precision once more from the
+graph that executed: on processors with bf16 the plugin's own default is bf16, and a request it cannot serve is dropped
+without a word.
 """
 
 from __future__ import annotations
 
+import queue
 from collections import Counter
 from collections.abc import Mapping
-from importlib import metadata, util
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from avsdk.errors import NotAvailable, SilentFallback
+from avsdk.dtypes import PLAIN
+from avsdk.engines.openvino_devices import (
+    PLUGINS,
+    availability,
+    device_units,
+    is_hetero,
+    last_line,
+    plugin_name,
+)
+from avsdk.engines.openvino_settings import cache_properties, checked_settings, properties_for, require_settings
+from avsdk.engines.openvino_tensors import array_from_tensor, value_from_array
+from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
+from avsdk.requirements import Requirements
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.telemetry import refuse_telemetry
 
-_PLUGINS = {"cpu": "CPU"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+_ON_NPU = {"int8": "f16"}
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _READ_BACK = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _WEIGHTED = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+_NO_WORK = {"Const", "Input", "Output", "Reorder", "Reshape"}
+_TRIES = 10
+_NO_OPERATION = {"Parameter", "Constant", "Result"}
 
 
 class OpenVinoSession(Session):
-    """Loads the IR that the compiler wrote, tuned for latency, with one stream and a fixed number of threads."""
+    """Loads what the compiler wrote: an IR, or for an NPU a blob; as many requests at once as it has streams for.
+
+    ``loaded_from_cache``: whether the compiled model came from the cache that ``--set openvino.cache=yes`` keeps.
+    ``run`` may be called from several threads; with one stream they wait for each other.
+    """
 
     engine = "openvino"
+    loaded_from_cache = False
     _compiled: Any
 
     @classmethod
     def availability(cls, device: str) -> Availability:
-        """Whether the package is here; the CPU plugin comes with it."""
-        if device not in _PLUGINS:
-            return Availability(
-                False, f"this session knows no OpenVINO device {device!r}", f"one of: {', '.join(_PLUGINS)}"
-            )
-        if util.find_spec("openvino") is None:
-            return Availability(False, "the package openvino is not installed", "pip install 'avsdk[openvino]'")
-        return Availability(True)
+        """Whether the package is here, and the hardware of every device named; the CPU plugin comes with it."""
+        return availability(device)
+
+    def requirements(self) -> Requirements:
+        """An IR is read by the release that wrote it and by later ones; for a blob its compiler says which."""
+        made_by = str(self.artifact.options.get("openvino", ""))
+        if "requires" in self.artifact.options or not made_by:
+            return super().requirements()
+        return Requirements(engine="openvino", minimum=".".join(made_by.split("-")[0].split(".")[:2]))
 
     def _open(self) -> None:
         refuse_telemetry()
         import openvino
 
-        self._refuse_older(metadata.version("openvino"))
-        hint = _HINTS[self.artifact.precision]
-        config = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": str(self.threads),
-        }
+        self._units = device_units(self.artifact.device)
+        recorded = self.artifact.options.get("session", {})
+        self._settings = checked_settings(recorded, self.artifact.device, refused=BundleRefused)
+        self._placement: dict[str, float] = {}
         try:
-            core = openvino.Core()
-            self._compiled = core.compile_model(str(self.file()), _PLUGINS[self.artifact.device], config)
+            self._compiled = self._load(openvino.Core())
         except RuntimeError as error:
             raise NotAvailable(
-                f"OpenVINO cannot compile {self.file().name} for {self.artifact.device}: {_last_line(error)}",
+                f"OpenVINO cannot compile {self.file().name} for {self.artifact.device}: {last_line(error)}",
                 expected="a model that the plugin supports",
                 fix="export the bundle again with this OpenVINO, or choose another target: avsdk doctor",
             ) from error
-        kind = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if _READ_BACK.get(kind, kind) != hint:
-            raise SilentFallback(
-                f"OpenVINO was asked for {hint} and set {kind}",
-                expected=hint,
-                fix=f"export with --precision {_PRECISIONS.get(_READ_BACK.get(kind, kind), 'fp32')}",
-            )
-        self._require_tensors(_tensor_names(self._compiled.inputs), _tensor_names(self._compiled.outputs))
-        self._request = self._compiled.create_infer_request()
+        self._require_as_asked()
+        self._unread = frozenset(self.artifact.options.get("unread", ()))  # the reader drops inputs that decide nothing
+        self._require_tensors(
+            [*_tensor_names(self._compiled.inputs), *self._unread], _tensor_names(self._compiled.outputs)
+        )
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self._request_count()):
+            self._requests.put(self._compiled.create_infer_request())
         self._names = [tensor.name for tensor in self.graph.outputs]
+        self._plain = all(tensor.dtype in PLAIN for tensor in self.graph.outputs)
         self._ran = False
 
+    def _hint(self, unit: str) -> str:
+        precision = self.artifact.precision
+        return _ON_NPU.get(precision, _HINTS[precision]) if unit == "npu" else _HINTS[precision]
+
+    def _load(self, core: Any) -> Any:
+        """Compile the IR, or import the blob, with the settings of each device."""
+        plugin, file = plugin_name(self.artifact.device), str(self.file())
+        words = {unit: properties_for(unit, self._settings, self._hint(unit), self.threads) for unit in self._units}
+        if is_hetero(self.artifact.device):
+            config = {"DEVICE_PROPERTIES": {PLUGINS[unit]: words[unit] for unit in self._units}}
+            model = core.read_model(file)
+            self._placement = self._split(model, core.query_model(model, plugin))
+            return core.compile_model(model, plugin, {**config, **cache_properties(self._settings)})
+        if file.endswith(".blob"):
+            return core.import_model(self.file().read_bytes(), plugin, words[self._units[0]])
+        return core.compile_model(file, plugin, {**words[self._units[0]], **cache_properties(self._settings)})
+
+    def _split(self, model: Any, assigned: Mapping[str, str]) -> dict[str, float]:
+        """Fix each operation to the device that HETERO gave it; the shares. Raises where the first one got nothing."""
+        counts: Counter[str] = Counter({unit: 0 for unit in self._units})
+        for node in model.get_ops():
+            name = assigned.get(node.get_friendly_name())
+            if name is not None:
+                node.get_rt_info()["affinity"] = name
+                if node.get_type_name() not in _NO_OPERATION:
+                    counts[name.partition(".")[0].lower()] += 1
+        total = sum(counts.values()) or 1
+        shares = {unit: count / total for unit, count in counts.items()}
+        first = self._units[0]
+        if not shares[first]:
+            others = ", ".join(f"{unit} {share:.0%}" for unit, share in shares.items() if share)
+            raise SilentFallback(
+                f"HETERO placed no operation on {first}: {others or 'nothing was placed'}",
+                expected=f"at least one operation on {first}, the first device of {self.artifact.device}",
+                fix=f"--target openvino:{self._units[-1]}, which is what would execute",
+            )
+        return shares
+
+    def _property(self, unit: str, name: str) -> object:
+        """A property of the compiled model, of one of its devices where it has several."""
+        if is_hetero(self.artifact.device):
+            return self._compiled.get_property("DEVICE_PROPERTIES")[PLUGINS[unit]][name]
+        return self._compiled.get_property(name)
+
+    def _require_as_asked(self) -> None:
+        """Read the precision and every setting back. Raises ``SilentFallback`` with both values."""
+        for unit in self._units:
+            if is_hetero(self.artifact.device) and not self._placement[unit]:
+                continue
+            hint = self._hint(unit)
+            kind = self._hint_read_back(unit)
+            if kind != hint:
+                raise SilentFallback(
+                    f"OpenVINO was asked for {hint} and set {kind}",
+                    expected=hint,
+                    fix=f"export with --precision {_PRECISIONS.get(kind, 'fp32')}",
+                )
+            require_settings(unit, self._settings, partial(self._property, unit), self.threads)
+        if self._settings.get("cache") == "yes":
+            self.loaded_from_cache = bool(self._compiled.get_property("LOADED_FROM_CACHE"))
+
+    def _hint_read_back(self, unit: str) -> str:
+        kind: Any = self._property(unit, "INFERENCE_PRECISION_HINT")
+        name = kind.to_string() if hasattr(kind, "to_string") else str(kind)
+        return _READ_BACK.get(name, name)
+
+    def _request_count(self) -> int:
+        if self._settings.get("hint") != "throughput" and "streams" not in self._settings:
+            return 1
+        return max(1, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
+
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        given = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        # By default both ways are copied. The outputs must be, once: the next run writes over the runtime's memory.
-        results = self._request.infer(given, share_inputs=True, share_outputs=True)
-        self._ran = True
-        return {name: results[name].copy() for name in self._names}
+        given = {name: value_from_array(array) for name, array in feeds.items() if name not in self._unread}
+        request = self._requests.get()
+        try:
+            # By default both ways are copied. The outputs must be, once: the next run writes over the runtime's memory.
+            results = request.infer(given, share_inputs=True, share_outputs=True)
+            self._ran = True
+            if self._plain:
+                return {name: results[name].copy() for name in self._names}
+            return {
+                item.name: array_from_tensor(request.get_tensor(item.name), item.dtype) for item in self.graph.outputs
+            }
+        finally:
+            self._requests.put(request)
 
     def _execution(self) -> Execution:
         if not self._ran:
             self.run(self.example_feeds())
-        shares: Counter[str] = Counter()
-        for node in self._compiled.get_runtime_model().get_ops():
-            info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
-            if info.get("layerType") not in {"Const", "Input", "Output", "Reorder", "Reshape"}:
-                shares[_PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"])] += _flops(
-                    node, info["layerType"]
-                )
-        total = sum(shares.values()) or 1
-        devices = self._compiled.get_property("EXECUTION_DEVICES")
-        return Execution(
-            device=self.artifact.device,
-            placement={name.lower(): 1.0 / len(devices) for name in devices},
-            precision_shares={name: count / total for name, count in shares.items() if count},
-        )
+        devices = [str(name).partition(".")[0].lower() for name in self._compiled.get_property("EXECUTION_DEVICES")]
+        placement = self._placement or {name: 1.0 / len(devices) for name in devices}
+        if "npu" in self._units:  # its plugin shows no executed graph, only what the blob was compiled for
+            shares = {_PRECISIONS[self._hint_read_back("npu")]: 1.0}
+        else:
+            shares = self._executed_shares()
+        return Execution(device=self.artifact.device, placement=placement, precision_shares=shares)
+
+    def _executed_shares(self) -> dict[str, float]:
+        """The shares of the executed graph. With dynamic sizes the plugin shows one stream's graph, which knows its
+        sizes once that stream has run; so all are made to run at once, should it not be the one that did.
+        """
+        shares = _precision_shares(self._compiled.get_runtime_model())
+        feeds = self.example_feeds()
+        for _ in range(_TRIES):
+            if shares:
+                break
+            taken = [self._requests.get() for _ in range(self._request_count())]
+            for request in taken:
+                request.start_async(feeds, share_inputs=True)
+            for request in taken:
+                request.wait()
+                self._requests.put(request)
+            shares = _precision_shares(self._compiled.get_runtime_model())
+        return shares
 
     def _close(self) -> None:
-        self._request = None
+        self._requests = queue.SimpleQueue()
         self._compiled = None
 
-    def _refuse_older(self, version: str) -> None:
-        """An IR is read by the release that wrote it and by later ones, not by earlier ones."""
-        wanted = str(self.artifact.options.get("openvino", version))
-        if _release(version) < _release(wanted):
-            raise NotAvailable(
-                f"the artifact was made by OpenVINO {wanted}, here is {version}",
-                expected=f"openvino >= {wanted}",
-                fix=f"pip install 'openvino>={wanted}', or export the bundle again here",
+
+def _precision_shares(executed: Any) -> dict[str, float]:
+    """Share of the work per precision, by the graph as the plugin executes it."""
+    shares: Counter[str] = Counter()
+    for node in executed.get_ops():
+        info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
+        if info.get("layerType") not in _NO_WORK:
+            shares[_PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"])] += _flops(
+                node, info["layerType"]
             )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("-")[0].split(".")[:2] if part.isdigit())
+    total = sum(shares.values()) or 1
+    return {name: count / total for name, count in shares.items() if count}
 
 
 def _flops(node: Any, layer: str) -> int:
@@ -132,8 +239,3 @@ def _flops(node: Any, layer: str) -> int:
 
 def _tensor_names(ports: Any) -> list[str]:
     return [str(name) for port in ports for name in port.get_names()]
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -12,10 +12,10 @@ import numpy as np
 from avsdk import media
 from avsdk.arrays import read_arrays
 from avsdk.errors import BundleRefused, SizeNotBuilt, UnusableInput
-from avsdk.files import atomic_file
-from avsdk.ops import Trace, image_pipelines
+from avsdk.ops import Trace, asset_files, image_pipelines
 from avsdk.ops.video import repeated_to
 from avsdk.predictor import Predictor, Progress
+from avsdk.predictors.answers import answer_suffixes, write_answer, write_arrays
 from avsdk.session import Array, LoadedGraph
 from avsdk.spec import AxisRange, ModelSpec
 
@@ -62,7 +62,7 @@ class TensorPredictor(Predictor):
 
 
 class ImagePredictor(Predictor):
-    """A picture in; a picture out where the postprocessing ends in one, else an .npz of the graph's outputs."""
+    """A picture in; a picture out where the postprocessing ends in one, else labels as JSON or an .npz of tensors."""
 
     known_settings = {
         "fit": "'refuse' (default) or 'resize': scale a picture of another size to the nearest built one, and back",
@@ -75,12 +75,15 @@ class ImagePredictor(Predictor):
         self, spec: ModelSpec, graphs: Mapping[str, LoadedGraph], assets: Path, settings: Mapping[str, str]
     ) -> None:
         super().__init__(spec, graphs, assets, settings)
-        self._before, self._after = image_pipelines(spec.preprocess, spec.postprocess)
+        self._before, self._after = image_pipelines(spec.preprocess, spec.postprocess, asset_files(assets, spec.assets))
         if len(spec.graphs) != 1 or len(spec.graphs[0].inputs) != 1 or len(spec.graphs[0].inputs[0].shape) != 4:
             raise BundleRefused(
                 f"{spec.model} has {[len(graph.inputs) for graph in spec.graphs]} inputs in its graphs",
-                expected="one graph with one input (batch, channel, height, width)",
+                expected="one graph with one input (batch, channel, height, width) or (batch, height, width, channel)",
             )
+        # Where height and width stand in the tensor.
+        self._sides = slice(1, 3) if any(step.op == "to_nhwc_float" for step in spec.preprocess) else slice(2, 4)
+        self._kinds = answer_suffixes(spec.postprocess, media.PHOTO_SUFFIXES)
         self._graph = spec.graphs[0]
         self._input = self._graph.inputs[0]
         self._loaded = graphs[self._graph.name]
@@ -111,9 +114,9 @@ class ImagePredictor(Predictor):
         return self._admits(media.shape[-3], media.shape[-2])
 
     def output_name(self, source: Path) -> str:
-        """The name of the source, as a PNG where its own format cannot be written; .npz where no picture comes out."""
-        if not self.spec.postprocess:
-            return source.with_suffix(".npz").name
+        """The name of the source, a PNG where its own format cannot be written; .json for labels, .npz for tensors."""
+        if self._kinds != media.PHOTO_SUFFIXES:
+            return source.with_suffix(self._kinds[0]).name
         return source.name if source.suffix.lower() in media.PHOTO_SUFFIXES else source.with_suffix(".png").name
 
     def close(self) -> None:
@@ -129,13 +132,10 @@ class ImagePredictor(Predictor):
 
     def _run_file(self, source: Path, out: Path, progress: Progress | None) -> int:
         del progress
-        pictures_come_out = bool(self.spec.postprocess)
-        media.check_suffix(out, media.PHOTO_SUFFIXES if pictures_come_out else (".npz",), "this answer")
+        media.check_suffix(out, self._kinds, "this answer")
         answer = self(self.decoder.image(source))
-        if pictures_come_out:
+        if not write_answer(out, answer, self._kinds):
             media.write_image(out, answer)
-        else:
-            write_arrays(out, answer)
         return 1
 
     # -- batches -------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class ImagePredictor(Predictor):
     def _inferred_at(self, tensor: Array, count: int) -> dict[str, Array]:
         fixed = isinstance(self._input.shape[0], int) or bool(self._loaded.built_sizes)
         feed = repeated_to(tensor, count) if fixed else tensor
-        outputs = self.infer(self._graph.name, {self._input.name: np.ascontiguousarray(feed)})
+        outputs = self.infer(self._graph.name, {self._input.name: np.ascontiguousarray(feed, self._input.dtype)})
         return {name: array[: len(tensor)] for name, array in outputs.items()}
 
     def _batch_for(self, tensor: Array) -> int:
@@ -192,17 +192,19 @@ class ImagePredictor(Predictor):
         with self.watch.stage("preprocess"):
             return media.resized(image, to_height, to_width)
 
-    def _unfitted(self, answer: Array, image: Array) -> Array:
+    def _unfitted(self, answer: Any, image: Array) -> Any:
         """The answer at the size of the picture that came in, where the answer is one."""
+        if not isinstance(answer, np.ndarray) or answer.ndim not in (3, 4):
+            return answer
         came, went = image.shape[-3:-1], answer.shape[-3:-1]
-        is_picture = answer.dtype == np.uint8 and answer.ndim in (3, 4) and answer.shape[-1] == 3
+        is_picture = answer.dtype == np.uint8 and answer.shape[-1] == 3
         return media.resized(answer, *came) if is_picture and came != went and not self._admits(*came) else answer
 
     def _tensor_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the graph's input for a picture of that size, as preprocessing makes it."""
         if (height, width) not in self._tensor_sizes:
             probe = np.broadcast_to(np.uint8(0), (height, width, 3))
-            self._tensor_sizes[height, width] = self._before(probe, Trace()).shape[-2:]
+            self._tensor_sizes[height, width] = self._before(probe, Trace()).shape[self._sides]
         return self._tensor_sizes[height, width]
 
     def _admits(self, height: int, width: int) -> bool:
@@ -215,13 +217,13 @@ class ImagePredictor(Predictor):
         """What the graph takes as height and as width."""
         down, across = (
             AxisRange(axis, axis, default=axis) if isinstance(axis, int) else self._graph.axes[axis]
-            for axis in self._input.shape[-2:]
+            for axis in self._input.shape[self._sides]
         )
         return down, across
 
     def _fixed_sizes(self) -> set[tuple[int, int]]:
         """The (height, width) that the artifacts were built at; empty where they are dynamic."""
-        down, across = self._input.shape[-2:]
+        down, across = self._input.shape[self._sides]
         sizes = self._loaded.built_sizes or (({},) if isinstance(down, int) and isinstance(across, int) else ())
         return {
             (down if isinstance(down, int) else size[down], across if isinstance(across, int) else size[across])
@@ -243,11 +245,12 @@ class ImagePredictor(Predictor):
         tall, wide = self._tensor_size(height, width)
         resize = "--set fit=resize scales the picture and the answer"
         if self._fixed_sizes() and down.admits(tall) and across.admits(wide):
+            names = self._input.shape[self._sides]
             built = "; ".join(f"{size[1]}x{size[0]}" for size in sorted(self._fixed_sizes()))
             raise SizeNotBuilt(
                 f"a picture of {width}x{height} pixels needs {wide}x{tall}, which was not built",
                 expected=f"one of the built sizes: {built}",
-                fix=f"{self.rebuild} --axis height={tall},width={wide} builds it; {resize}",
+                fix=f"{self.rebuild} --axis {names[0]}={tall},{names[1]}={wide} builds it; {resize}",
             )
         in_range = down.min <= tall <= down.max and across.min <= wide <= across.max
         steps = f", multiples of {down.multiple_of} and {across.multiple_of}" if in_range else ""
@@ -268,12 +271,6 @@ def arrays_from_file(path: Path) -> dict[str, Array]:
         return UnusableInput(f"{path} cannot be read: {reason}", expected=expected, fix="write it with numpy.savez")
 
     return read_arrays(path, wrong)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """An .npz of the arrays, whole or not at all."""
-    with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def _rounded(length: float, axis: AxisRange) -> int:

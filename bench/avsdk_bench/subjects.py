@@ -1,0 +1,132 @@
+"""What a bench is asked to measure, turned into bundles: those that exist, and those built for it from a MODEL.
+
+What is built stays in the user's build cache. That holds for PyTorch too, the baseline, which makes no bundle to ship.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from avsdk.bundle import Bundle, is_bundle, open_bundle
+from avsdk.errors import AvsdkError, UnknownName, UsageError
+from avsdk.files import cache_home
+from avsdk.spec import Sizes
+from avsdk_targets.build import Exporter, ExportOptions, find_source
+from avsdk_targets.plan import plan_target
+from avsdk_targets.presence import is_here
+from avsdk_targets.target import Target, resolve, resolve_list
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to measure. ``name`` is what the user typed, ``settings`` how its engine runs it, where it can choose.
+
+    Where no bundle could be had for ``target``, ``absent`` says why.
+    """
+
+    name: str
+    bundle: Bundle | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    target: Target | None = None
+    absent: AvsdkError | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``avsdk bench`` was asked for: bundles and models, and what the models are built for."""
+
+    models: Sequence[str]
+    target: str = ""
+    precision: str | None = None
+    axes: Sequence[Sizes] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def subjects_of(request: Request, notice: Notice) -> list[Subject]:
+    """Each bundle as it is, and each model, bundles included, built for each target.
+
+    A target that cannot be built for is a subject without a bundle, and the others go on; what turns out to be the same
+    build twice is one subject. Raises ``UsageError`` for a model without a target.
+    """
+    targets = resolve_list(request.target) if request.target else ()
+    found: list[Subject] = []
+    for model in request.models:
+        given = _given(model, targets)
+        found += [Subject(model, given)] if given else []
+        wanted = [target for target in targets if given is None or not _is_for(given, target)]
+        for subject in _built(model, wanted, request, notice):
+            known = [other.bundle.path for other in found if other.bundle is not None]
+            if subject.bundle is None or subject.bundle.path not in known:
+                found.append(subject)
+    return found
+
+
+def measured_here(target: str, engine: str) -> str:
+    """Empty where a bundle for ``target`` is measured on that very device; else the sentence that says it is not."""
+    try:
+        candidates = resolve(target).candidates
+    except UnknownName:  # of another catalogue: what runs is all that is known
+        return ""
+    profile = next((item.profile for item in candidates if item.engine == engine), None)
+    if profile is None or is_here(profile) is not False:
+        return ""
+    return f"built for {profile.name}, measured on this machine's processor: no figure of that device"
+
+
+def _given(model: str, targets: Sequence[Target]) -> Bundle | None:
+    """The bundle that the name stands for; None for a model that is yet to be built."""
+    if is_bundle(Path(model)):
+        return open_bundle(Path(model))
+    try:
+        find_source(model)
+    except UsageError:
+        return open_bundle(Path(model))  # which says what is wrong with it
+    if not targets:
+        raise UsageError(
+            f"{model} is a model, and what is measured is a model built for a target",
+            expected="a bundle, or --target",
+            fix=f"avsdk bench {model} --target openvino:cpu,torch:cpu",
+        )
+    return None
+
+
+def _is_for(bundle: Bundle, target: Target) -> bool:
+    """Whether the bundle is what that target would be built to be, so that its own row serves."""
+    manifest = bundle.manifest
+    built_for = {(item.engine, item.device, item.profile.name) for item in target.candidates}
+    try:
+        own = {(item.engine, item.device, item.profile.name) for item in resolve(manifest.target).candidates}
+    except UnknownName:
+        return False
+    return any(item in built_for and item[0] == manifest.engine for item in own)
+
+
+def _built(model: str, targets: Sequence[Target], request: Request, notice: Notice) -> Iterator[Subject]:
+    for target in targets:
+        try:
+            compiler = plan_target(target, request.precision).compiler
+            ways = _ways(compiler.engine, compiler.baseline, request.settings)
+        except AvsdkError as error:
+            yield Subject(model, target=target, absent=error)
+            continue
+        for settings in ways:
+            options = ExportOptions(
+                cache_home() / "bundles", request.precision, sizes=tuple(request.axes), settings=settings
+            )
+            shown = {name.partition(".")[2]: value for name, value in settings.items()
+                     if name.startswith(f"{compiler.engine}.")}  # fmt: skip
+            try:
+                with Exporter(model, options, notice) as exporter:
+                    yield Subject(model, exporter.build(target).bundle, shown, target)
+            except AvsdkError as error:
+                yield Subject(model, settings=shown, target=target, absent=error)
+
+
+def _ways(engine: str, baseline: Sequence[Mapping[str, str]], given: Mapping[str, str]) -> list[dict[str, str]]:
+    """The settings of each build: those given, and a baseline's own ones where the user has not chosen."""
+    ways = [{**{f"{engine}.{name}": value for name, value in way.items()}, **given} for way in baseline or ({},)]
+    return [way for place, way in enumerate(ways) if way not in ways[:place]]

@@ -1,0 +1,36 @@
+"""What ``--set`` says to an export: which settings are an engine's, which the source's, and which nobody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from avsdk import plugins
+from avsdk.errors import UnknownName, UsageError
+
+
+def split_settings(settings: Mapping[str, str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """``ENGINE.NAME=VALUE`` by engine, and the settings that are the source's.
+
+    Raises ``UnknownName`` for a misspelt one.
+    """
+    engines: dict[str, dict[str, str]] = {}
+    others: dict[str, str] = {}
+    for name, value in settings.items():
+        engine, dot, setting = name.partition(".")
+        if not dot or engine not in plugins.list_names("compilers"):
+            others[name] = value
+            continue
+        known: Mapping[str, str] = plugins.load("compilers", engine).settings
+        if setting not in known:
+            raise UnknownName.among(f"setting of {engine}", setting, known)
+        engines.setdefault(engine, {})[setting] = value
+    return engines, others
+
+
+def require_known(settings: Mapping[str, str], known: Sequence[str], model: str) -> None:
+    """A misspelt setting must not pass unnoticed. A source names those that it reads in its attribute ``settings``."""
+    for name in settings:
+        if not known:
+            raise UsageError(f"{model} is exported without settings, not with {name!r}", fix=f"leave out --set {name}")
+        if name not in known:
+            raise UnknownName.among("setting", name, known)

@@ -1,0 +1,41 @@
+"""Which devices of the catalogue this machine is, or holds."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+from avsdk import host, nvidia
+from avsdk_targets.device import Device
+
+_BOARD = Path("/proc/device-tree/model")
+
+
+def local_arch(arch: str) -> str:
+    """The word with this machine's GPU put in the place of ``host-gpu``; empty where that is asked for and absent."""
+    if arch != "host-gpu":
+        return arch
+    gpus = nvidia.local_gpus()
+    return gpus[0].arch if gpus else ""
+
+
+def is_here(device: Device) -> bool | None:
+    """Whether the device is this machine or in it; None where only its engine can tell."""
+    if device.arch == "host":
+        return True
+    if not device.seen_as:
+        return None
+    names = (*names_here(), platform.system())
+    return any(text.lower() in name.lower() for text in device.seen_as for name in names)
+
+
+@cache
+def names_here() -> tuple[str, ...]:
+    """What this machine calls its processor, its board and its GPUs."""
+    try:
+        board = _BOARD.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        board = ""
+    names = (host.probe().cpu, board, *(gpu.name for gpu in nvidia.local_gpus()))
+    return tuple(name for name in names if name)
