@@ -60,6 +60,9 @@ bench: venv toolchain  ## the figures of docs/benchmarks.md, measured on this ma
 support-table: venv  ## what the doctor says here into the table of README.md
 	python tools/support_table.py
 
+conformance: venv toolchain  ## the ONNX backend suite through every installed engine; writes docs/conformance.md
+	python -m tests.conformance --page docs/conformance.md
+
 docs: venv           ## check the pages: every link and every command in them
 	pytest -q -p no:cacheprovider tests/test_docs.py
 

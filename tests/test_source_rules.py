@@ -29,7 +29,7 @@ ALLOWED = (
     ("sdk/avsdk/engines/tensorrt.py", "tensorrt"),
     ("sdk/avsdk/engines/tensorrt_rtx.py", "tensorrt_rtx"),
     ("sdk/avsdk/engines/torch.py", "torch"),
-    ("sdk/avsdk/engines/xla.py", "torch torch_xla"),
+    ("sdk/avsdk/engines/xla.py", "torch torch_xla jaxlib"),
     ("sdk/avsdk/media.py", "cv2 av"),
     ("sdk/avsdk/sound.py", "soundfile soxr"),
     ("sdk/avsdk/dtypes.py", "ml_dtypes"),

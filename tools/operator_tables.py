@@ -59,7 +59,7 @@ for index, (domain, op, since, file) in enumerate(json.load(sys.stdin)):
         core.read_model(file)
     except RuntimeError as error:
         text = str(error)
-        if "No conversion rule found" in text and re.search(r"found for operations:.*\\b" + op + r"\\b", text):
+        if "No conversion rule found" in text and re.search(r"found for operations:.*(?<!::)\\b" + op + r"\\b", text):
             unknown.append(index)
 print(json.dumps({"version": "openvino " + openvino.__version__.split("-")[0], "unknown": unknown}))
 """
@@ -197,9 +197,7 @@ def _type(admitted: set[str], shape: list[int] | None = None) -> Any:
         make = helper.make_sequence_type_proto if wrapped[1] == "seq" else helper.make_optional_type_proto
         return make(inner)
     element = re.sub(r"^tensor\((.*)\)$", r"\1", chosen)
-    kind = (
-        onnx.TensorProto.DataType.Value(element.upper()) if element.upper() in onnx.TensorProto.DataType.keys() else 1
-    )
+    kind = dict(onnx.TensorProto.DataType.items()).get(element.upper(), onnx.TensorProto.FLOAT)
     return helper.make_tensor_type_proto(kind, [1, 2, 4, 4] if shape is None else None)
 
 
@@ -230,7 +228,7 @@ def _write(
         f'toolchain = "{version}"',
         f'obtained = "{obtained}"',
         f"expands = {'true' if expands else 'false'}",
-        *(['widens = {float16 = "float"}  # it inserts the casts, for its CPU has few kernels for fp16'] if expands else []),
+        *(['widens = {float16 = "float"}  # it inserts casts: its CPU has few kernels for fp16'] if expands else []),
         "",
         "[operators]",
     ]

@@ -60,13 +60,15 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name not in EXTENDED:
         raise UnknownName.among("tensor type", name, KNOWN)
     try:
-        return np.dtype(getattr(import_module("ml_dtypes"), name))
+        module: Any = import_module("ml_dtypes")
     except ImportError as error:
         raise NotAvailable(
             f"tensors of {name} need the package ml_dtypes, which is not installed",
             expected="ml_dtypes, since numpy alone has no such type",
             fix="pip install ml_dtypes",
         ) from error
+    found: np.dtype[Any] = np.dtype(getattr(module, name))
+    return found
 
 
 def is_extended(dtype: np.dtype[Any]) -> bool:

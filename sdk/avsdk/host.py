@@ -139,14 +139,14 @@ def _accelerators() -> tuple[str, ...]:
     return (*_nvidia_gpus(), *_on_usb(), *_on_pci(), *_npus())
 
 
-def _nvidia_gpus() -> list[str]:
+def _nvidia_gpus(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     """What NVIDIA's driver says of its GPUs; their models alone where only its kernel half is here."""
     gpus = [
         f"nvidia: {gpu.name}, {gpu.arch}, {gpu.memory_mb} MiB, driver {gpu.driver or 'unknown'}" for gpu in local_gpus()
     ]
     if gpus:
         return gpus
-    infos = [_read(info) for info in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    infos = [_read(info) for info in sorted(root.glob("*/information"))]
     models = [dict(line.split(":", 1) for line in info.splitlines() if ":" in line).get("Model", "") for info in infos]
     return [f"nvidia: {model.strip() or 'unknown'}" for model in models]
 

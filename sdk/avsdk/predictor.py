@@ -130,6 +130,7 @@ class Predictor(ABC):
         with self.watch.stage("infer"):
             outputs = session.run(feeds)
         session.execution()
+        self.notices += session.remarks
         return outputs
 
     def executed(self) -> list[dict[str, str]]:

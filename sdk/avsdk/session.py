@@ -73,10 +73,12 @@ class Execution:
 class Session(ABC):
     """One graph, ready to run. Subclasses set ``engine`` and write the hooks; callers ``open``, ``run``, ``close``.
 
-    ``runtime_errors`` are what the runtime raises when a run fails, as for want of memory.
+    ``runtime_errors`` are what the runtime raises when a run fails, as for want of memory. ``remarks`` are what the
+    user of a run should know of how the artifact was loaded, as that a compiled model came from a cache.
     """
 
     engine: str
+    remarks: tuple[str, ...] = ()
     runtime_errors: tuple[type[Exception], ...] = (RuntimeError, MemoryError)
 
     def __init__(self, root: Path, artifact: Artifact, graph: GraphSpec, threads: int) -> None:
@@ -118,6 +120,15 @@ class Session(ABC):
         A session opened here starts it by itself; a measurement moves there, so that it times the runtime alone.
         """
         return ()
+
+    @classmethod
+    def stand_in(cls, device: str) -> Mapping[str, str]:
+        """The environment in which this engine runs what is built for ``device`` on this processor; empty for none.
+
+        What ran so proves the numbers, not the device: the session says ``cpu``.
+        """
+        del device
+        return {}
 
     @classmethod
     def release(cls, name: str) -> str:

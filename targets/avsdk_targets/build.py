@@ -36,6 +36,7 @@ from avsdk_targets.bundle_files import (
 from avsdk_targets.cache import FolderCache, cache_key, work_folder
 from avsdk_targets.compiler import CompileJob
 from avsdk_targets.export_settings import require_known, split_settings
+from avsdk_targets.placement import Placement, placed
 from avsdk_targets.plan import Plan, plan_target
 from avsdk_targets.prepared import Prepared
 from avsdk_targets.proof import proof_for
@@ -106,14 +107,21 @@ class Exporter:
 
     def export(self, target: Target) -> Exported:
         """Build, verify and publish the bundle for one target, or take it from the build cache."""
-        plan = plan_target(target, self.options.precision)
-        if plan.compiler.baseline:
-            raise NotAvailable(
-                f"{plan.compiler.engine} makes no bundle: it is the baseline that others are measured against",
-                expected="a target whose artifact ships: avsdk doctor",
-                fix=f"avsdk bench {self.model} --target {target.name}",
-            )
-        built = self._built(plan)
+        return self._exported(Placement(plan_target(target, self.options.precision)))
+
+    def export_placed(self, targets: Mapping[str, Target]) -> Exported:
+        """``export`` with a target for each graph."""
+        return self._exported(placed(targets, self.options.precision))
+
+    def _exported(self, placement: Placement) -> Exported:
+        for plan in placement.plans():
+            if plan.compiler.baseline:
+                raise NotAvailable(
+                    f"{plan.compiler.engine} makes no bundle: it is the baseline that others are measured against",
+                    expected="a target whose artifact ships: avsdk doctor",
+                    fix=f"avsdk bench {self.model} --target {plan.target.name}",
+                )
+        built = self._built(placement)
         return replace(built, bundle=publish(built.bundle.path, self.options.out))
 
     def with_onnx_left(self, target: Target, error: AvsdkError) -> AvsdkError:
@@ -127,14 +135,15 @@ class Exporter:
 
     def build(self, target: Target) -> Exported:
         """Build and verify, and leave the bundle in the build cache: for what is measured here and ships nowhere."""
-        return self._built(plan_target(target, self.options.precision))
+        return self._built(Placement(plan_target(target, self.options.precision)))
 
-    def _built(self, plan: Plan) -> Exported:
+    def _built(self, placement: Placement) -> Exported:
         started = time.monotonic()
-        key = self._key(plan)
+        plan = placement.whole
+        key = cache_key({"": self._key(plan), **{name: self._key(item) for name, item in placement.graphs.items()}})
         cached = self._cache.get(key)
         with typed_write_errors(self._work):
-            bundle = open_bundle(cached or self._cache.put(key, self._build(plan)))
+            bundle = open_bundle(cached or self._cache.put(key, self._build(placement)))
         settings = self._engine_settings(plan)
         notices = (*plan.notices, *plan.compiler.notices(settings), *_notices_of(bundle, plan))
         return Exported(bundle, time.monotonic() - started, cached is not None, plan.passed_over, notices)
@@ -151,11 +160,12 @@ class Exporter:
                 "device": plan.candidate.device,
                 "arch": plan.candidate.arch,
                 "precision": plan.precision,
+                "options": dict(plan.candidate.profile.options),
                 "sizes": [dict(sizes) for sizes in self.options.sizes],
                 "assets": {name: sha256_file(file) for name, file in self._assets.items()},
                 "driver": nvidia.driver_version(),
                 "compiler": plan.compiler.identity(),
-                "settings": dict(self._engine_settings(plan)),
+                "settings": dict(plan.compiler.settings_identity(self._engine_settings(plan))),
                 "proof": encode(proof_for(plan.candidate)),
                 "verified_here": engine.availability(plan.candidate.device).ok,
                 "code": _code_version(),
@@ -166,9 +176,10 @@ class Exporter:
     def _engine_settings(self, plan: Plan) -> Mapping[str, str]:
         return self._for_engines.get(plan.candidate.engine, {})
 
-    def _build(self, plan: Plan) -> Path:
+    def _build(self, placement: Placement) -> Path:
         """Make the bundle in the work folder; a build that fails parity raises and is not kept."""
-        files = self._materialise()
+        files, plan = self._materialise(), placement.whole
+        placement.require_graphs([graph.name for graph in files.spec.graphs])
         folder = self._work / f"{plan.candidate.engine}-{plan.candidate.device}-{plan.precision}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -178,9 +189,10 @@ class Exporter:
         artifacts: list[Artifact] = []
         built_with: dict[str, str] = {}
         for graph in files.spec.graphs:
-            for sizes in self._sizes_to_build(plan, files, graph):
-                job = _job(plan, files, graph, folder, sizes, len(artifacts), self._engine_settings(plan))
-                compiled = plan.compiler.compile(job)
+            mine = placement.plan_for(graph.name)
+            for sizes in self._sizes_to_build(mine, files, graph):
+                job = _job(mine, files, graph, folder, sizes, len(artifacts), self._engine_settings(mine))
+                compiled = mine.compiler.compile(job)
                 names = compiled.artifact.files
                 prefix = f"artifacts/{graph.name}/{len(artifacts)}/"
                 listed = tuple(prefix + name for name in names) if names else (model[graph.name],)

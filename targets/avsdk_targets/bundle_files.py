@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,11 @@ def publish(folder: Path, out: Path) -> Bundle:
 def leave_onnx(files: SourceFiles, target: str, out: Path, error: NotAvailable) -> Prepared:
     """Leave the exported ONNX where nothing here can compile it; the error, with where it lies.
 
-    ``<out>/<model>-<target>-onnx/<graph>.onnx``, its external data, and the texts that the compiler gives beside it.
+    ``<out>/<model>-<target>-onnx/<graph>.onnx``, its external data, and what the compiler gives beside it.
     """
     place = out / f"{_dashed(files.spec.model)}-{_dashed(target)}-onnx"
     _require_replaceable(place, "folder of exported ONNX", ours=(place / _PREPARED).is_file())
-    texts = dict(error.report) if isinstance(error, Prepared) else {}
+    texts: dict[str, str | bytes] = error.report if isinstance(error, Prepared) else {}
     with atomic_folder(place) as fresh:
         for graph, file in files.onnx.items():
             for name in check_onnx(file).external:
@@ -65,7 +66,7 @@ def leave_onnx(files: SourceFiles, target: str, out: Path, error: NotAvailable) 
                 copy_file(safe_join(file.parent, name, refused=ModelRefused), fresh / name)
             copy_file(file, fresh / f"{graph}.onnx")
         for name, text in texts.items():
-            (fresh / Path(name).name).write_text(text, encoding="utf-8")
+            (fresh / Path(name).name).write_bytes(text.encode() if isinstance(text, str) else text)
         record = {"schema": SCHEMA, "avsdk": __version__, "target": target, "reason": error.failed}
         (fresh / _PREPARED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     beside = f" with {', '.join(sorted(texts))}" if texts else ""
@@ -133,4 +134,4 @@ def _require_replaceable(place: Path, kind: str, *, ours: bool) -> None:
 
 
 def _dashed(name: str) -> str:
-    return name.replace("/", "-").replace(":", "-")
+    return re.sub("[/:=,]", "-", name)

@@ -8,6 +8,7 @@ by somebody else, is said once and built again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ from avsdk.files import atomic_folder, cache_home, copy_folder, move_folder, saf
 
 _SEAL = "seal.json"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_LEAST_FREE = 64 << 20
+"""Bytes below which a build is not begun beside the cache."""
 _WORK = re.compile(r"export-(?P<process>[0-9]{1,10})-(?P<here>[0-9a-f]{12})-.+")
 
 
@@ -59,7 +62,7 @@ class FolderCache:
         """
         try:
             self._make_root()
-            self._make_room(self.root / key)
+            _require_ours(self.root / key)
             with atomic_folder(self.root / key) as folder:
                 files = {
                     file.relative_to(content).as_posix(): sha256_file(file)
@@ -88,19 +91,11 @@ class FolderCache:
                 fix="set AVSDK_HOME to another folder",
             ) from error
 
-    def _make_room(self, folder: Path) -> None:
-        """Nothing must stand in the way once the content is moved; another writer's sound entry does not."""
-        if os.path.lexists(folder) and _fault(folder, folder.name):
-            _remove(folder)
-            if os.path.lexists(folder):
-                raise NotAvailable(
-                    f"{folder} cannot be removed", expected="an entry of your own", fix="remove it as its owner"
-                )
-
 
 @contextlib.contextmanager
 def work_folder() -> Iterator[Path]:
-    """A folder to build in, beside the cache so that what is done is moved there, else among the temporary files.
+    """A folder to build in, beside the cache so that what is done is moved there; where that disk is full or not ours, among
+    the temporary files.
 
     What processes that are gone left there is swept away first.
     """
@@ -108,6 +103,8 @@ def work_folder() -> Iterator[Path]:
     try:
         beside.mkdir(parents=True, exist_ok=True, mode=0o700)
         _sweep(beside)
+        if shutil.disk_usage(beside).free < _LEAST_FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         folder = tempfile.mkdtemp(prefix=f"export-{os.getpid()}-{_here()}-", dir=beside)
     except OSError:
         folder = tempfile.mkdtemp(prefix="avsdk-export-")
@@ -144,6 +141,14 @@ def _fault(folder: Path, key: str) -> str:
         return f"{changed[0]} has changed" if changed else ""
     except (OSError, ValueError, AttributeError, KeyError, TypeError, Refused) as error:
         return f"its seal cannot be read: {error}"
+
+
+def _require_ours(folder: Path) -> None:
+    """Somebody else's entry cannot be replaced; that must be known before the content is moved."""
+    with contextlib.suppress(FileNotFoundError):
+        owner = folder.lstat().st_uid
+        if os.getuid() not in (0, owner):
+            raise NotAvailable(f"{folder} belongs to another user (number {owner})", fix="remove it as its owner")
 
 
 def _remove(folder: Path) -> None:

@@ -78,8 +78,9 @@ class Compiler(ABC):
     device's own, as in ``openvino:hetero:gpu+cpu``, and reaches the compiler as it was written.
 
     ``needs_ranges``: it keeps dynamic axes only within ranges that somebody gave, as an optimisation profile has them.
-    ``needs_program``: it starts from the PyTorch program, so it cannot serve a bare ONNX file. ``baseline``: this engine
-    makes no bundle that ships; ``avsdk bench`` measures it from the model itself, once with each of these settings.
+    ``judged_by``: what its own ``findings`` rest on, where no operator table does. ``needs_program``: it starts from
+    the PyTorch program, so it cannot serve a bare ONNX file. ``baseline``: this engine makes no bundle that ships;
+    ``avsdk bench`` measures it from the model itself, once with each of these settings.
     """
 
     engine: str
@@ -92,6 +93,7 @@ class Compiler(ABC):
     settings: Mapping[str, str] = {}
     devices: Mapping[str, str] = {}
     rewrites: RewritePlan = RewritePlan()
+    judged_by: str = ""
     needs_program: bool = False
     baseline: tuple[Mapping[str, str], ...] = ()
 
@@ -135,6 +137,11 @@ class Compiler(ABC):
         del job
         return environment_for(self.package, self.toolchain)
 
+    def route(self, *, program: bool) -> Compiler:
+        """The compiler that really does it, for a graph with or without its PyTorch program."""
+        del program
+        return self
+
     def findings(
         self, model: Any, graph: str, nodes: Sequence[NodeFact], device: str, arch: str, precision: str
     ) -> Sequence[Finding]:
@@ -149,6 +156,10 @@ class Compiler(ABC):
     def identity(self) -> Mapping[str, str]:
         """What decides the result beside the job: the environment's package versions; part of the build cache's key."""
         return self.environment().versions
+
+    def settings_identity(self, settings: Mapping[str, str]) -> Mapping[str, str]:
+        """The settings as far as they decide the result, files that they name included; part of the cache's key."""
+        return settings
 
     def compile(self, job: CompileJob) -> Compiled:
         """Build the artifact beneath ``job.out``. Raises ``NotAvailable`` for what cannot be built here."""

@@ -62,10 +62,7 @@ def doctor(
         print_json({"targets": encode(found), "grades": GRADES, "host": encode(this_place())})
     else:
         _show_diagnosis(found)
-        ready = next((item.target for item in found if item.can_compile and item.can_run), None)
-        next_step(
-            f"avsdk export zoo:style_transfer/wave --target {ready}" if ready else found[0].fix or "avsdk devices"
-        )
+        next_step(_after(found))
     if not any(item.engine for item in found):
         raise typer.Exit(3)  # the vendor has withdrawn it: nothing that is installed here would change that
 
@@ -80,10 +77,22 @@ def _one_device(device: Device, as_json: bool) -> None:
         return
     _show_device(device)
     _show_diagnosis(diagnosis)
-    if device.withdrawn:
-        next_step("avsdk devices")
-    else:
-        next_step(f"avsdk export zoo:style_transfer/wave --target {device.name}")
+    next_step(_after(diagnosis))
+
+
+def _after(found: Sequence[Diagnosis]) -> str:
+    """Build for the first that can be run here too, else for the first that can be built for; else look around.
+
+    A baseline is measured, since it makes no bundle.
+    """
+    from avsdk_targets.target import baseline_targets
+
+    for wanted in (True, False):
+        for item in found:
+            if item.can_compile and (item.can_run or not wanted):
+                verb = "bench" if item.target in baseline_targets() else "export"
+                return f"avsdk {verb} zoo:style_transfer/wave --target {item.target}"
+    return "avsdk devices"
 
 
 def _show_device(device: Device) -> None:

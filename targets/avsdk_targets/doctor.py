@@ -50,7 +50,7 @@ def diagnose(name: str | None = None) -> tuple[Diagnosis, ...]:
     """Every known target, or the one named, with each of its engines. Raises ``UnknownName`` for another name."""
     states: dict[tuple[str, str], Availability] = {}
     found: list[Diagnosis] = []
-    for text in (name,) if name else (*all_targets(), *baseline_targets()):
+    for text in (name,) if name is not None else (*all_targets(), *baseline_targets()):
         target = resolve(text)
         found += [_withdrawn(target)] if target.withdrawn else []
         found += [_diagnose(target, candidate, states) for candidate in target.candidates]

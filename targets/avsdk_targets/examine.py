@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from avsdk.onnx_check import check_onnx
 from avsdk.schema import encode
 from avsdk_targets.compiler import Compiler
 from avsdk_targets.operator_table import Finding, NodeFact, OperatorTable, load_table
+from avsdk_targets.rewrites.functions import has_body
 from avsdk_targets.rewrites.steps import rewrite
 
 _HALF_MAX = 65504.0
@@ -28,7 +30,7 @@ _OWN = ("", "ai.onnx")
 
 
 def examine(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Per asked build (``engine``, ``device``, ``arch``, ``precision``, ``shapes``): findings and what will be rewritten.
+    """Per build (``engine``, ``device``, ``arch``, ``precision``, ``shapes``, ``program``): findings, and what will be rewritten.
 
     ``onnx`` is the file, ``graph`` its name, as texts. The answer holds ``applied``, and ``findings`` as documents.
     """
@@ -37,7 +39,8 @@ def examine(request: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _examined(file: Path, graph: str, build: Mapping[str, Any], described: dict[str, list[NodeFact]]) -> dict[str, Any]:
-    compiler: Compiler = plugins.load("compilers", build["engine"])()
+    engine: Compiler = plugins.load("compilers", build["engine"])()
+    compiler = engine.route(program=build["program"])
     with TemporaryDirectory(prefix="avsdk-check-") as folder:
         try:
             path, applied = _rewritten(file, Path(folder), compiler, build["shapes"])
@@ -107,16 +110,11 @@ def _expanded(model: onnx.ModelProto, table: OperatorTable) -> onnx.ModelProto:
 
 def _writes_out(table: OperatorTable, node: NodeFact) -> bool:
     """Whether the engine itself would replace the node: it has no kernel, ONNX has a definition, nothing forbids it."""
-    if node.domain or table.lack(node) is None or not _has_body(node):
+    if node.domain or table.lack(node) is None or not node.since:
+        return False
+    if not has_body(node.op, node.since):
         return False
     return not any(limit.blocks and limit.meets(node) for limit in table.limits)
-
-
-def _has_body(node: NodeFact) -> bool:
-    if not node.since:
-        return False
-    schema = defs.get_schema(node.op, node.since, node.domain)
-    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 # -- nodes -------------------------------------------------------------------------------------------------------------
@@ -138,12 +136,18 @@ def _nodes(
     held = {**constants, **{item.name: item for item in graph.initializer}}
     for node in graph.node:
         if node.op_type == "Constant":
-            held.update({node.output[0]: item.t for item in node.attribute if item.name == "value"})
+            for item in node.attribute:
+                if item.name == "value":
+                    held[node.output[0]] = item.t
     for name, tensor in held.items():
         if name not in types:
             types[name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+    outside = {item.name for item in graph.input} - set(held)
     for index, node in enumerate(graph.node):
-        yield _fact(node, index, opsets, types, held)
+        fact = _fact(node, index, opsets, types, held)
+        if len(node.input) > 1 and node.input[1] in outside:
+            fact = replace(fact, notes=(*fact.notes, "axes_from_outside"))
+        yield fact
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield from _nodes(inner, opsets, types, held)

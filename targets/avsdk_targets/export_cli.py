@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     from avsdk_targets.build import Exported, Exporter
     from avsdk_targets.target import Target
 
+_AXIS = (
+    "One set of sizes to build, height=400,width=600; may be repeated. Or the range of a dynamic axis, frames=50:2000, "
+    "with a step frames=64:2048:64. GRAPH.NAME speaks of one graph of several."
+)
+_SPEC = "A TOML file with what MODEL takes and gives: axes, pre- and post-processing, predictor."
 _FILES = {"tensor": ("IN.npz", "OUT.npz"), "audio": ("SOUND.wav", "OUT_FOLDER/"), "image": ("PHOTO", "OUT_FOLDER/")}
 """What a generic predictor is given and gives."""
 
@@ -22,19 +29,12 @@ def export(
     model: Annotated[
         str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")
     ],
-    target: Annotated[str, typer.Option("--target", help="Comma-separated targets, or 'all'.")],
+    target: Annotated[
+        str, typer.Option("--target", help="Comma-separated targets, or 'all'; or GRAPH=TARGET for each graph.")
+    ],
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16, fp16w.")] = None,
-    axis: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="One set of sizes to build, height=400,width=600; may be repeated. Or the range of a dynamic axis, "
-            "frames=50:2000, with a step frames=64:2048:64. GRAPH.NAME speaks of one graph of several."
-        ),
-    ] = None,
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file with what MODEL takes and gives: axes, pre- and post-processing, predictor."),
-    ] = None,
+    axis: Annotated[list[str] | None, typer.Option(help=_AXIS)] = None,
+    spec: Annotated[Path | None, typer.Option(help=_SPEC)] = None,
     out: Annotated[Path, typer.Option(help="The folder that takes the bundles.")] = Path("bundles"),
     settings: SetOption = None,
     as_json: JsonOption = False,
@@ -44,11 +44,13 @@ def export(
     from avsdk_targets.axis_option import asked_axes
     from avsdk_targets.build import Exporter, ExportOptions
     from avsdk_targets.export_document import export_document
+    from avsdk_targets.placement import targets_by_graph
     from avsdk_targets.prepared import Prepared
     from avsdk_targets.target import resolve_list
 
     takes_all = "all" in target.split(",")
-    targets = resolve_list(target)
+    by_graph = targets_by_graph(target)
+    targets = (replace(next(iter(by_graph.values())), name=target),) if by_graph else resolve_list(target)
     axes = asked_axes(axis or ())
     options = ExportOptions(out, precision, axes.sizes, axes.ranges, spec, settings_from(settings))
     done: list[Exported] = []
@@ -56,13 +58,13 @@ def export(
     skipped: list[tuple[str, AvsdkError]] = []
     with Exporter(model, options, notice) as exporter:
         for item in targets:
-            try:
-                done.append(exporter.export(item))
-            except AvsdkError as error:
-                if takes_all and type(error) in (NotAvailable, Prepared):
-                    skipped.append((item.name, error))
-                else:
-                    failed.append((item.name, _with_onnx_left(exporter, item, error)))
+            outcome = _exported(exporter, item, by_graph)
+            if not isinstance(outcome, AvsdkError):
+                done.append(outcome)
+            elif takes_all and type(outcome) in (NotAvailable, Prepared):
+                skipped.append((item.name, outcome))
+            else:
+                failed.append((item.name, _with_onnx_left(exporter, item, outcome)))
             if not as_json:
                 _report_target(item.name, done, failed, skipped)
     if as_json:
@@ -71,6 +73,16 @@ def export(
         raise typer.Exit(failed[0][1].exit_code)
     if done:
         next_step(_after_export(done))
+
+
+def _exported(exporter: Exporter, target: Target, by_graph: Mapping[str, Target]) -> Exported | AvsdkError:
+    """The bundle, or why there is none."""
+    from avsdk.errors import AvsdkError
+
+    try:
+        return exporter.export_placed(by_graph) if by_graph else exporter.export(target)
+    except AvsdkError as error:
+        return error
 
 
 def _with_onnx_left(exporter: Exporter, target: Target, error: AvsdkError) -> AvsdkError:

@@ -36,6 +36,7 @@ def _bundle_document(item: Exported) -> dict[str, Any]:
     manifest = item.bundle.manifest
     per_graph = manifest.measured.get("effective_precision", {})
     parity = encode(manifest.parity)
+    artifacts = {artifact.graph: artifact for artifact in manifest.artifacts}
     return {
         "path": str(item.bundle.path),
         "target": manifest.target,
@@ -51,8 +52,8 @@ def _bundle_document(item: Exported) -> dict[str, Any]:
         "graphs": [
             {
                 "graph": graph.name,
-                "engine": manifest.engine,
-                "device": manifest.device,
+                "engine": artifacts[graph.name].engine,
+                "device": artifacts[graph.name].device,
                 "effective_precision": per_graph.get(graph.name, manifest.effective_precision),
             }
             for graph in manifest.spec.graphs

@@ -7,7 +7,7 @@ The format, by the FPGA AI Suite Handbook 2025.3 (6.2 Architecture File Breakdow
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,9 @@ class Architecture:
         """The value of ``dla_compiler --march``."""
         return self.file if "/" in self.file else f"$COREDLA_ROOT/example_architectures/{self.file}.arch"
 
-    def lacks(self, module: str) -> bool:
-        """Whether the file is known and does not enable the module."""
-        return self.has is not None and module not in self.has
+    def lacks(self, *modules: str) -> bool:
+        """Whether the file is known and enables none of the modules."""
+        return self.has is not None and not self.has & set(modules)
 
 
 def architecture_for(options: Mapping[str, Any], precision: str) -> Architecture:
@@ -97,13 +97,25 @@ def architecture_from_file(file: Path, fmax_mhz: float = ASSUMED_FMAX_MHZ) -> Ar
     except UnicodeDecodeError as error:
         raise ModelRefused(f"{file} is no text: {error.reason}", expected="an .arch file") from error
     tokens = [token for token in _TOKEN.findall(text) if not token.startswith("#")]
+    has = _enabled(tokens)
     content = _group(tokens, file, depth=0)
     if tokens:
         raise ModelRefused(f"{file} has a brace '}}' too many", expected="NAME : VALUE lines and NAME {{ ... }} groups")
-    return _checked(content, file, fmax_mhz)
+    return _checked(content, has, file, fmax_mhz)
 
 
-def _checked(content: Mapping[str, Any], file: Path, fmax_mhz: float) -> Architecture:
+def _enabled(tokens: Sequence[str]) -> frozenset[str]:
+    """The groups, the switches that are on, and every value: a module is a group, or named in one, as softmax is."""
+    found = set()
+    for name, mark, value in zip(tokens, tokens[1:], [*tokens[2:], ""], strict=False):
+        if mark == "{" or (mark == ":" and value == "true"):
+            found.add(name)
+        elif mark == ":":
+            found.add(value.strip("'\"").lower())
+    return frozenset(found)
+
+
+def _checked(content: Mapping[str, Any], has: frozenset[str], file: Path, fmax_mhz: float) -> Architecture:
     family, precision = content.get("family"), content.get("arch_precision")
     if family != _FAMILY:
         raise ModelRefused(
@@ -116,8 +128,6 @@ def _checked(content: Mapping[str, Any], file: Path, fmax_mhz: float) -> Archite
             expected=f"c_vector one of {', '.join(map(str, _C_VECTORS))}; k_vector a multiple of it, 4 to 128",
         )
     load_format(str(precision))
-    has = {name for name, value in content.items() if isinstance(value, dict)}
-    has |= {name for name, value in content.get("activation", {}).items() if value == "true"}
     return Architecture(
         file=str(file.resolve()),
         arch_precision=str(precision),
@@ -129,7 +139,7 @@ def _checked(content: Mapping[str, Any], file: Path, fmax_mhz: float) -> Archite
             _number(content, "filter_size_height_max", file, _FILTER_MAX),
             _number(content, "filter_size_width_max", file, _FILTER_MAX),
         ),
-        has=frozenset(has | {name for name, value in content.items() if value == "true"}),
+        has=has,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
@@ -27,10 +28,14 @@ _FILTER, _FILTER_DEPTH, _STRIDE, _PAD = 28, 14, 15, 2**16 - 1
 _DECONVOLUTION_STRIDES = (1, 2, 4, 8)
 _POOL_WINDOW, _AVERAGE_WINDOW, _POOL_PAD, _POOL_STRIDE = 13, 27, 2, 4
 _SOFTMAX_CHANNELS = 4096
+_HALF_MAX = float(np.finfo(np.float16).max)
+_CLAMPS = ("enable_clamp", "enable_round_clamp")
 _ACTIVATIONS = {
-    "Relu": "enable_relu", "PRelu": "enable_prelu", "LeakyRelu": "enable_leaky_relu", "Clip": "enable_clamp",
-    "HardSigmoid": "enable_hsigmoid", "HardSwish": "enable_hswish", "Sigmoid": "enable_sigmoid", "Tanh": "enable_tanh",
+    "Relu": ("enable_relu", *_CLAMPS), "Clip": _CLAMPS, "PRelu": ("enable_prelu",), "LeakyRelu": ("enable_leaky_relu",),
+    "HardSigmoid": ("enable_hsigmoid",), "HardSwish": ("enable_hswish",), "Sigmoid": ("enable_sigmoid",),
+    "Tanh": ("enable_tanh",),
 }  # fmt: skip
+"""The switches of the .arch file, of which one must be on. A file has one of ReLU and the clamps, which serve ReLU."""
 _CARRIED = frozenset({"Identity", "Dropout", "Flatten"})
 """They compute nothing, and go where their input is."""
 
@@ -84,12 +89,17 @@ class Partition:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the rules look at: attributes, shapes by tensor, the tensors that are constant, the architecture."""
+    """What the rules look at: attributes, shapes by tensor, the tensors that are constant, the architecture.
+
+    ``batch``: how many inputs are computed at once. ``held``: the constants that the file stores, by name.
+    """
 
     node: NodeProto
     shapes: Mapping[str, tuple[int, ...]]
     constants: frozenset[str]
     architecture: Architecture
+    batch: int
+    held: Mapping[str, onnx.TensorProto]
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def shape(self, index: int) -> tuple[int, ...]:
@@ -107,11 +117,12 @@ def partition(model: onnx.ModelProto, architecture: Architecture) -> Partition:
     """Judge every node of the main graph; its inputs' sizes must be fixed in the model."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     shapes, constants = _shapes(inferred.graph), _constants(model.graph)
+    batch, held = batch_of(model), {item.name: item for item in model.graph.initializer}
     layers: list[Layer] = []
     where: dict[str, bool] = {}
     for index, node in enumerate(model.graph.node):
         given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-        facts = _Facts(node, shapes, constants, architecture, given)
+        facts = _Facts(node, shapes, constants, architecture, batch, held, given)
         if set(node.input) <= constants | {""}:
             continue  # folded before anything runs
         reason = _carried(facts, where) if node.op_type in _CARRIED else _refusal(facts)
@@ -120,6 +131,14 @@ def partition(model: onnx.ModelProto, architecture: Architecture) -> Partition:
         layers.append(Layer(name_of(node, index), node.op_type, not reason, reason, flops, cycles))
         where.update(dict.fromkeys(node.output, not reason))
     return Partition(tuple(layers))
+
+
+def batch_of(model: onnx.ModelProto) -> int:
+    """The first size of the first input; 1 where it is not fixed."""
+    given = {item.name for item in model.graph.initializer}
+    first = next((item for item in model.graph.input if item.name not in given), None)
+    axes = first.type.tensor_type.shape.dim if first is not None else ()
+    return int(axes[0].dim_value) or 1 if axes else 1
 
 
 def name_of(node: NodeProto, index: int) -> str:
@@ -133,8 +152,8 @@ def _refusal(facts: _Facts) -> str:
     if facts.node.domain not in {"", "ai.onnx"}:
         return f"the operator {op} of the domain {facts.node.domain!r} is not listed"
     if op in _ACTIVATIONS:
-        module = _ACTIVATIONS[op]
-        return f"the .arch file does not enable {module}" if facts.architecture.lacks(module) else ""
+        switches = _ACTIVATIONS[op]
+        return f"the .arch file does not enable {switches[0]}" if facts.architecture.lacks(*switches) else ""
     rule = _RULES.get(op)
     return rule(facts) if rule else f"{op} is not listed"
 
@@ -152,9 +171,9 @@ def _convolution(facts: _Facts) -> str:
         return (
             f"Conv over {len(kernel)} axes is not listed, over 2 or 3 is" if kernel else "the filter's size is unknown"
         )
-    group, channels = int(facts.given.get("group", 1)), facts.shape(0)[1] if facts.shape(0) else 0
-    if group not in {1, channels}:
-        return f"Conv with {group} groups of {channels} channels is not listed, with 1 or one per channel is"
+    group, together = int(facts.given.get("group", 1)), facts.shape(1)[1]
+    if group > 1 and together > 1:
+        return f"Conv with {group} groups of {together} channels is not listed, with 1 group or 1 channel each is"
     if group > 1 and facts.architecture.lacks("depthwise"):
         return "the .arch file has no depthwise module"
     largest = (*((_FILTER_DEPTH,) if len(kernel) == 3 else ()), *facts.architecture.filter_max)
@@ -190,9 +209,10 @@ def _deconvolution(facts: _Facts) -> str:
 def _product(facts: _Facts) -> str:
     if not facts.is_constant(1):
         return f"{facts.node.op_type} of two computed tensors is not listed"
-    rows = prod(facts.shape(0)[1:-1])
-    if facts.node.op_type == "MatMul" and (len(facts.shape(1)) != 2 or rows != 1):
-        return f"MatMul of {rows} rows per input is not listed, a fully connected layer has 1"
+    rows = prod(facts.shape(0)[:-1])
+    if len(facts.shape(1)) != 2 or rows != facts.batch:
+        op = facts.node.op_type
+        return f"{op} of {rows} rows in a batch of {facts.batch} is not listed, a fully connected layer has one each"
     return ""
 
 
@@ -227,6 +247,19 @@ def _softmax(facts: _Facts) -> str:
     return f"Softmax over {channels} is above the limit of {_SOFTMAX_CHANNELS}" if channels > _SOFTMAX_CHANNELS else ""
 
 
+def _scale_shift(facts: _Facts) -> str:
+    """Scale and shift are held in fp16."""
+    stored = [facts.held[name] for name in facts.node.input[1:5] if name in facts.held]
+    if len(stored) < 4:
+        return "BatchNormalization whose scale is computed is not listed"
+    scale, shift, mean, variance = (numpy_helper.to_array(item).astype(np.float64) for item in stored)
+    factor = scale / np.sqrt(variance + float(facts.given.get("epsilon", 1e-5)))
+    largest = float(np.abs(np.concatenate([factor, shift - mean * factor])).max(initial=0.0))
+    if largest > _HALF_MAX:
+        return f"BatchNormalization with a scale or shift of {largest:.3g} is above fp16's limit of {_HALF_MAX:g}"
+    return ""
+
+
 def _multiplication(facts: _Facts) -> str:
     return (
         "the .arch file does not enable enable_eltwise_mult" if facts.architecture.lacks("enable_eltwise_mult") else ""
@@ -247,7 +280,7 @@ _RULES: Mapping[str, Callable[[_Facts], str]] = {
     "AveragePool": _pool,
     "GlobalAveragePool": _global_pool,
     "Softmax": _softmax,
-    "BatchNormalization": lambda facts: "",
+    "BatchNormalization": _scale_shift,
     "Add": lambda facts: "",
     "Mul": _multiplication,
     "DepthToSpace": _depth_to_space,

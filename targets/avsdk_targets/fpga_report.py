@@ -14,7 +14,7 @@ from avsdk.parity import Deviation, deviation
 from avsdk.schema import encode
 from avsdk_targets.fpga_architecture import Architecture
 from avsdk_targets.fpga_emulation import Runner, emulation_of
-from avsdk_targets.fpga_layers import SOURCE, Partition, partition
+from avsdk_targets.fpga_layers import SOURCE, Partition, batch_of, partition
 
 HETERO = "HETERO:FPGA,CPU"
 
@@ -34,34 +34,45 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class FpgaReport:
-    """``accuracy`` is empty where no sample was at hand."""
+    """``inputs``: the sizes that it holds for. ``accuracy`` is empty where it was not measured, ``unmeasured`` why."""
 
     graph: str
     architecture: Architecture
     plan: Partition
+    inputs: Mapping[str, tuple[int, ...]]
+    batch: int = 1
     accuracy: tuple[Accuracy, ...] = ()
+    unmeasured: str = "no golden sample has these sizes"
 
     @property
     def estimate_ms(self) -> float:
         """Milliseconds per input of the multipliers at full rate: a floor, neither memory nor processor are in it."""
         return self.plan.cycles / (self.architecture.fmax_mhz * 1000)
 
-    def command(self) -> tuple[str, ...]:
-        """The compile command, word by word."""
-        return dla_command(self.architecture.march, f"{self.graph}.xml", f"{self.graph}.compiled.bin")
+    def commands(self) -> tuple[tuple[str, ...], ...]:
+        """What compiles the ONNX where the suite is: its OpenVINO writes the IR, ``dla_compiler`` takes it."""
+        ir = f"{self.graph}.xml"
+        sizes = ",".join(f"{name}[{','.join(map(str, shape))}]" for name, shape in self.inputs.items())
+        return (
+            ("ovc", f"{self.graph}.onnx", "--input", sizes, "--output_model", ir, "--compress_to_fp16=False"),
+            dla_command(self.architecture.march, ir, f"{self.graph}.compiled.bin", self.batch),
+        )
 
     def lines(self) -> list[str]:
         """The report for a reader."""
         unit = self.architecture
         kept = [f"{len(names)} x {reason}" for reason, names in self.plan.refused().items()]
         return [
-            f"plan {HETERO}: {self.plan.fpga_share:.1%} of the work on the FPGA, in {self.plan.subgraphs} parts"
+            f"plan {HETERO}: {self.plan.fpga_share:.1%} of the work on the FPGA, in {self.plan.subgraphs} "
+            + ("part" if self.plan.subgraphs == 1 else "parts")
             + (f"; on the processor: {'; '.join(kept)}" if kept else ""),
             *(_accuracy_line(item) for item in self.accuracy),
-            f"estimate, not measured: at least {self.estimate_ms:.1f} ms per input at {unit.fmax_mhz:g} MHz "
+            *([] if self.accuracy else [f"accuracy not measured: {self.unmeasured}"]),
+            f"estimate, not measured: at least {self.estimate_ms:.3g} ms per input at {unit.fmax_mhz:g} MHz "
             f"({Path(unit.file).stem}: k_vector {unit.k_vector}, c_vector {unit.c_vector}, num_lanes {unit.num_lanes}, "
             f"peak {unit.peak_gflops:.0f} GFLOP/s), memory and processor left out",
-            f"would run: {' '.join(self.command())}",
+            "would run:",
+            *(f"  {' '.join(words)}" for words in self.commands()),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -78,18 +89,17 @@ class FpgaReport:
             "estimate_ms": self.estimate_ms,
             "estimate_kind": "estimate: multipliers at full rate",
             "architecture": {
-                "file": self.architecture.file,
+                "file": Path(self.architecture.file).name,
                 "arch_precision": self.architecture.arch_precision,
                 "k_vector": self.architecture.k_vector,
                 "c_vector": self.architecture.c_vector,
                 "num_lanes": self.architecture.num_lanes,
                 "fmax_mhz": self.architecture.fmax_mhz,
             },
-            "command": list(self.command()),
         }
 
 
-def dla_command(march: str, network: str, out: str) -> tuple[str, ...]:
+def dla_command(march: str, network: str, out: str, batch: int) -> tuple[str, ...]:
     """Getting Started Guide 768970, "Running the Graph Compiler": ahead of time, for the FPGA with the processor."""
     return (
         "dla_compiler",
@@ -100,7 +110,7 @@ def dla_command(march: str, network: str, out: str) -> tuple[str, ...]:
         "--foutput-format=open_vino_hetero",
         "--o",
         out,
-        "--batch-size=1",
+        f"--batch-size={batch}",
         "--fanalyze-performance",
         "--fplugin",
         HETERO,
@@ -109,7 +119,13 @@ def dla_command(march: str, network: str, out: str) -> tuple[str, ...]:
 
 def plan_report(model: onnx.ModelProto, graph: str, architecture: Architecture) -> FpgaReport:
     """Plan and estimate, without running anything; the sizes must be fixed in the model."""
-    return FpgaReport(graph, architecture, partition(model, architecture))
+    given = {item.name for item in model.graph.initializer}
+    inputs = {
+        item.name: tuple(axis.dim_value for axis in item.type.tensor_type.shape.dim)
+        for item in model.graph.input
+        if item.name not in given
+    }
+    return FpgaReport(graph, architecture, partition(model, architecture), inputs, batch_of(model))
 
 
 def measured_accuracy(

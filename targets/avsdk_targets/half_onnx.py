@@ -66,15 +66,23 @@ def half_from_full(model: onnx.ModelProto, precision: str = "fp16") -> onnx.Mode
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> list[str]:
     """Write the model, its weights in a file beside it where it is large; returns the names of the files."""
-    weights = f"{path.stem}.weights" if model.ByteSize() > _INLINE_BYTES else None
+    weights = f"{path.stem}.weights" if _weight_bytes(model) > _INLINE_BYTES else None
     onnx.save(model, path, save_as_external_data=weights is not None, location=weights)
-    return [path.name, *([weights] if weights else [])]
+    return [path.name, *([weights] if weights and (path.parent / weights).exists() else [])]
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the weights that are loaded; protobuf itself cannot say of a model that passes its limit."""
+    return sum(len(item.raw_data) for item in model.graph.initializer)
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
     """The graph with the types of its inner tensors, found without the weights, which may pass protobuf's 2 GiB."""
     bare = onnx.ModelProto()
-    bare.CopyFrom(model) if model.ByteSize() < _INFERRED_WHOLE_BYTES else _copy_without_large(model, bare)
+    if _weight_bytes(model) < _INFERRED_WHOLE_BYTES:
+        bare.CopyFrom(model)
+    else:
+        _copy_without_large(model, bare)
     return onnx.shape_inference.infer_shapes(bare).graph
 
 

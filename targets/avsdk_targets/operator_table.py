@@ -23,8 +23,8 @@ Kind = Literal["operator", "type", "shape", "precision", "rewrite", "elsewhere",
 class Finding:
     """One thing to know before a build. ``blocks``: with it there is no path; ``fix``: what to do, where there is one.
 
-    ``kind``: operator (the engine lacks it), type, shape, precision, rewrite (what we will do), elsewhere (where it runs
-    instead), version, device.
+    ``kind``: operator (the engine lacks it), type, shape, precision, rewrite (what we will do), elsewhere (it runs
+    on another device instead), version, device.
     """
 
     graph: str
@@ -43,7 +43,8 @@ class NodeFact:
     ``since``: the opset that its definition came with. ``types``: the element type per type parameter of that
     definition (``T``), as ONNX writes it (``float``, ``int64``); ``tensors``: every element type that goes in or out.
     ``shapes``: of the inputs, None where unknown. ``given``: attributes, and constant operands of one element as
-    ``input.INDEX``. ``notes``: ``weights_beyond_fp16``, ``zero_point``, ``dynamic``.
+    ``input.INDEX``. ``notes``: ``weights_beyond_fp16``, ``zero_point``, ``dynamic``,
+    ``empty``, ``large_reduction``, ``axes_from_outside`` (the second operand is an input of the graph).
     """
 
     name: str

@@ -52,7 +52,12 @@ def plan_target(target: Target, precision: str | None) -> Plan:
     passed: list[str] = []
     fixes: list[str] = []
     for candidate in target.candidates:
-        compiler: Compiler = plugins.load("compilers", candidate.engine)()
+        try:
+            compiler: Compiler = plugins.load("compilers", candidate.engine)()
+        except NotAvailable as error:  # an engine of somebody else's package, which is not whole here
+            passed.append(f"{candidate.engine}: {error.failed}")
+            fixes.append(error.fix)
+            continue
         verdict = check(candidate, compiler, chosen)
         if verdict.ok:
             return Plan(target, candidate, compiler, chosen, tuple(passed), notices)

@@ -1,7 +1,7 @@
 """Whether a model has a path to a target, before any build and without the toolchain: operators, shapes, precision.
 
 The models' nodes are read in a child process, where the rewrites that a build would apply are applied first. What is
-found comes from the engines' operator tables, from what the compilers say of themselves, and from the devices' profiles.
+found comes from the engines' operator tables, from what the compilers say, and from the devices' profiles.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class _Build:
     precision: str
     findings: tuple[Finding, ...] = field(default_factory=tuple)
 
-    def request(self, graph: GraphSpec, sizes: Mapping[str, int]) -> dict[str, Any]:
+    def request(self, model: Model, graph: GraphSpec, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """What the child is asked for."""
         known = all(isinstance(axis, int) or axis in graph.axes for item in graph.inputs for axis in item.shape)
         complete = {**graph.default_sizes(), **{name: size for name, size in sizes.items() if name in graph.axes}}
         return {
@@ -82,6 +83,7 @@ class _Build:
             "device": self.candidate.device,
             "arch": self.candidate.arch,
             "precision": self.precision,
+            "program": graph.name in model.programs,
             "shapes": {item.name: list(item.sized(complete)) for item in graph.inputs} if known else None,
         }
 
@@ -151,6 +153,10 @@ def _build(model: Model, target: Target, candidate: Candidate, asked: str | None
             findings.append(_whole("device", reason, f"--precision {others[0]}" if others else "", blocks=True))
         elif asked is None and precision != "fp32":
             findings.append(_whole("precision", f"{target.name} has no fp32: {precision} will be built instead"))
+    served = candidate.profile.served.get(candidate.engine)
+    if served is not None and served.last:
+        text = f"{served.product} {served.last} was the last release to serve {target.name} ({served.mark})"
+        findings.append(_whole("version", text))
     for graph in model.graphs:
         if compiler.needs_program and graph.name not in model.programs:
             text = f"{candidate.engine} starts from the PyTorch program, and there is an ONNX file only"
@@ -174,7 +180,7 @@ def _examined(model: Model, builds: Sequence[_Build], sizes: Mapping[str, int]) 
         request = {
             "onnx": str(model.onnx[graph.name]),
             "graph": graph.name,
-            "builds": [build.request(graph, sizes) for build in builds],
+            "builds": [build.request(model, graph, sizes) for build in builds],
         }
         try:
             answers = call_in_child(
@@ -202,12 +208,17 @@ def _checked(
     verdicts = []
     for build in builds:
         if build.target is target:
-            table = load_table(build.candidate.engine)
+            basis = _basis(build.candidate.engine)
             findings = (*build.findings, *found[_key(build)])
-            verdict = verdict_of(findings, known=table is not None)
-            basis = "" if table is None else table.toolchain
+            verdict = verdict_of(findings, known=bool(basis))
             verdicts.append(Checked(target.name, build.candidate.engine, build.precision, verdict, basis, findings))
     return next((item for item in verdicts if item.has_path), verdicts[0])
+
+
+def _basis(engine: str) -> str:
+    """What the verdicts on an engine rest on: its table's toolchain, or what its compiler names; empty for neither."""
+    table = load_table(engine)
+    return str(plugins.load("compilers", engine).judged_by) if table is None else table.toolchain
 
 
 @contextmanager

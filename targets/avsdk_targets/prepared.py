@@ -11,7 +11,7 @@ from avsdk.errors import NotAvailable
 class Prepared(NotAvailable):
     """Nothing was compiled, and the exported ONNX is left for whoever can.
 
-    A compiler raises it in ``compile``, in this process, with ``report``: texts to leave beside the ONNX, by file name.
+    A compiler raises it in ``compile``, in this process, with ``report``: texts, or files' bytes, to leave beside the ONNX, by file name.
     ``path`` is the folder that was left, set by the export.
     """
 
@@ -21,11 +21,11 @@ class Prepared(NotAvailable):
         *,
         expected: str = "",
         fix: str = "",
-        report: Mapping[str, str] | None = None,
+        report: Mapping[str, str | bytes] | None = None,
         path: Path | None = None,
     ) -> None:
         super().__init__(failed, expected=expected, fix=fix)
-        self.report = dict(report or {})
+        self.report: dict[str, str | bytes] = dict(report or {})
         self.path = path
 
     def to_json(self) -> dict[str, object]:

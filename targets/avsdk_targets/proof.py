@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from avsdk import host
+from avsdk.errors import NotAvailable
+from avsdk.session import session_class
 from avsdk.toolchains import installed_python
 from avsdk_targets.device import Emulation
 from avsdk_targets.presence import is_here
@@ -49,11 +51,23 @@ def proof_for(candidate: Candidate) -> Proof:
     # Where only the engine can tell whether the device is here, it runs there or not at all; so does what is built for
     # a GPU's compute capability. Files for a processor run on others too.
     if is_here(candidate.profile) is not False or _COMPUTE_CAPABILITY.fullmatch(candidate.arch):
-        return Proof("device")
+        return _proof_by_stand_in(candidate) or Proof("device")
     emulation = candidate.profile.emulation
     if emulation is None:
         return Proof("this-cpu")
     return _proof_by(emulation, candidate.profile.name)
+
+
+def _proof_by_stand_in(candidate: Candidate) -> Proof | None:
+    """The same engine on this processor, where it has a way to run there what is built for a device that is absent."""
+    try:
+        session = session_class(candidate.engine)
+    except NotAvailable:
+        return None
+    env = session.stand_in(candidate.device)
+    if not env or session.availability(candidate.device).ok:
+        return None
+    return Proof("this-cpu", session.python() or (sys.executable,), env)
 
 
 def _proof_by(emulation: Emulation, device: str) -> Proof:

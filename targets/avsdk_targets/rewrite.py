@@ -21,8 +21,8 @@ from avsdk.spec import GraphSpec
 from avsdk.worker import call_in_child
 
 SPELT_OUT = frozenset({
-    "Celu", "Einsum", "GRU", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "LSTM", "LayerNormalization",
-    "Mish", "RMSNormalization", "Swish",
+    "Abs", "CastLike", "Celu", "Einsum", "GRU", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "LSTM",
+    "LayerNormalization", "Mish", "RMSNormalization", "Swish",
 })  # fmt: skip
 """Operators that ``rewrites`` has a rule for, beside those that ONNX itself defines by others."""
 

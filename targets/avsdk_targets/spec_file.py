@@ -68,7 +68,8 @@ def read_spec_file(path: Path) -> SpecFile:
     except (tomllib.TOMLDecodeError, Refused) as error:
         reason = error.failed if isinstance(error, Refused) else f"{path} is no TOML: {error}"
         expected = error.expected if isinstance(error, Refused) else "a spec file"
-        raise UsageError(_located(path, text, reason), expected=expected, fix=_near_key(reason)) from error
+        fix = _near_key(reason) or getattr(error, "fix", "")
+        raise UsageError(_located(path, text, reason), expected=expected, fix=fix) from error
     _check_names(path, text, request)
     _check_steps(path, text, request, assets)
     return SpecFile(request, assets)
@@ -172,7 +173,7 @@ def _near_key(reason: str) -> str:
     """The known key nearest to an unknown one that the reason names."""
     unknown = re.search(r"unknown key '([^']*)'", reason)
     known = [*(item.name for item in fields(SpecRequest)), "assets", "shape", "min", "max", "multiple_of", "default"]
-    return UnknownName.among("key", unknown[1], known).fix if unknown else ""
+    return UnknownName.among("key", unknown[1], known, fix="remove the key").fix if unknown else ""
 
 
 def _located(path: Path, text: str, reason: str) -> str:

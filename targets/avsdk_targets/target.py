@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from avsdk import plugins
-from avsdk.errors import NotAvailable, UnknownName
+from avsdk.errors import NotAvailable, UnknownName, UsageError
 from avsdk_targets.device import Device, list_devices, load_device
 from avsdk_targets.presence import local_arch
 
@@ -65,6 +65,13 @@ def resolve_list(text: str) -> tuple[Target, ...]:
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise UnknownName.among("target", text, known_targets())
+    placed = next((name for name in names if "=" in name), "")
+    if placed:
+        raise UsageError(
+            f"--target {placed!r} places one graph on a target of its own, which is not offered",
+            expected="a target for all graphs of the model",
+            fix=f"--target {placed.partition('=')[2] or 'NAME'}",
+        )
     expanded = [name for part in names for name in (all_targets() if part == "all" else (part,))]
     return tuple(resolve(name) for name in dict.fromkeys(expanded))
 
@@ -150,4 +157,4 @@ def _units(engine: str) -> tuple[str, ...]:
     """Every word that may stand after the engine's colon."""
     serving = [device for device in list_devices() if engine in device.engines]
     local = [device.called_by(engine) for device in serving if device.name in _HERE]
-    return tuple(dict.fromkeys([*local, *_own_devices(engine), *(name for item in serving for name in item.names)]))
+    return tuple(dict.fromkeys([*local, *_own_devices(engine), *(item.name for item in serving)]))

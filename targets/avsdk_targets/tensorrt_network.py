@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from avsdk.errors import NotAvailable, UsageError
@@ -24,10 +23,11 @@ SETTINGS: Mapping[str, str] = {
     "cuda_graph": "on (default): from a size's second run on its work is one CUDA graph; off: it is queued each time",
 }
 LACKING = frozenset(
-    "AffineGrid CenterCropPad CumProd NegativeLogLikelihoodLoss QLinearConv QLinearMatMul SequenceMap "
+    "Attention CenterCropPad CumProd NegativeLogLikelihoodLoss QLinearConv QLinearMatMul SequenceMap "
     "SoftmaxCrossEntropyLoss SwiGLU".split()
 )
-"""Operators that the parser of TensorRT for RTX 1.7.1 says it lacks and that others can spell out."""
+"""Operators that the parser of TensorRT for RTX 1.7.1 says it lacks and that others can spell out; and Attention, which
+it says it has: it died on the 3-D form (signal 11)."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,14 @@ class Vendor:
 
 
 class EngineBuild:
-    """One build: made with the model parsed and ``config`` ready for the vendor's own settings, then ``finish``ed."""
+    """One build: made with the model parsed and ``config`` ready for the vendor's own settings, then ``finish``ed.
 
-    def __init__(self, vendor: Vendor, request: Mapping[str, Any]) -> None:
-        self.vendor, self.request = vendor, request
+    ``folder`` is for what is written on the way; it must last until the end.
+    """
+
+    def __init__(self, vendor: Vendor, request: Mapping[str, Any], folder: str) -> None:
+        self.vendor, self.request, self._folder = vendor, request, Path(folder)
         self.profile = profile_of(request["graph"], request["sizes"], request["options"])
-        self._folder = TemporaryDirectory(prefix="avsdk-network-")
         trt = vendor.module
         self._logger = recording_logger(trt)
         self._model = self._prepared()
@@ -69,7 +71,6 @@ class EngineBuild:
         content = bytes(plan)
         name = f"{self.request['graph']['name']}.{self.request['arch']}.engine"
         Path(self.request["out"], name).write_bytes(content)
-        self._folder.cleanup()
         version = str(self.vendor.module.__version__)
         graphs = choice_setting(self.request["options"], "cuda_graph", ("on", "off"))
         return {
@@ -95,7 +96,7 @@ class EngineBuild:
 
         require_plain(given, self.request["precision"])
         cast = half_from_full(onnx.load(given), self.request["precision"])
-        written = Path(self._folder.name) / "cast.onnx"
+        written = self._folder / "cast.onnx"
         save_onnx(cast, written)
         return written
 

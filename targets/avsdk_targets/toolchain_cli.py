@@ -114,5 +114,5 @@ def _row(toolchain: Toolchain) -> dict[str, Any]:
 
 def _worth_telling(line: str) -> bool:
     return line.startswith(
-        ("making", "importing", "another", "Collecting torch=", "Installing collected", "ERROR", "error")
+        ("making", "unpacking", "importing", "another", "Collecting torch=", "Installing collected", "ERROR", "error")
     )

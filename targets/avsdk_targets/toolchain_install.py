@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import avsdk
@@ -48,8 +48,12 @@ def install(toolchain: Toolchain, tell: Tell) -> Installed:
         shutil.rmtree(toolchain.folder, ignore_errors=True)
         try:
             with files.typed_write_errors(toolchain.folder):
-                command = _build_system(toolchain, tell) if python is None else _build(toolchain, python, tell)
-                _prove(toolchain, command, tell)
+                if python is None:
+                    command, versions = _build_system(toolchain, tell)
+                    _prove(toolchain, tell, command, versions)
+                else:
+                    _build(toolchain, python, tell)
+                    _prove(toolchain, tell)
         except BaseException:
             shutil.rmtree(toolchain.folder, ignore_errors=True)
             raise
@@ -111,8 +115,8 @@ def environment_inside(toolchain: Toolchain) -> dict[str, str]:
     return {**kept, "PATH": path, "VIRTUAL_ENV": str(toolchain.folder), "PYTHONNOUSERSITE": "1"}
 
 
-def _build(toolchain: Toolchain, python: Path, tell: Tell) -> tuple[str, ...]:
-    """Make a virtual environment; no words: it is started as ``bin/python``."""
+def _build(toolchain: Toolchain, python: Path, tell: Tell) -> None:
+    """Make a virtual environment with the packages in it."""
     tell(f"making an environment with {python}")
     _run([str(python), "-I", "-m", "venv", str(toolchain.folder)], toolchain, tell)
     # Environments cannot be moved, so it is built where it stays; complete.json, written last, makes it visible.
@@ -122,11 +126,10 @@ def _build(toolchain: Toolchain, python: Path, tell: Tell) -> tuple[str, ...]:
         _pip(toolchain, ["--requirement", str(pins)], tell)
     if toolchain.sdk:
         _pip(toolchain, ["--no-deps", *_own_source()], tell)
-    return ()
 
 
-def _build_system(toolchain: Toolchain, tell: Tell) -> tuple[str, ...]:
-    """Unpack an emulated system; returns the words that start its Python."""
+def _build_system(toolchain: Toolchain, tell: Tell) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Unpack an emulated system; returns the words that start its Python, and the versions of what is not a wheel."""
     from avsdk_targets.toolchain_rootfs import build_root
 
     def run(command: Sequence[str], fix: str = "") -> list[str]:
@@ -136,7 +139,9 @@ def _build_system(toolchain: Toolchain, tell: Tell) -> tuple[str, ...]:
     return build_root(toolchain, toolchain.rootfs, run, tell)
 
 
-def _prove(toolchain: Toolchain, command: tuple[str, ...], tell: Tell) -> None:
+def _prove(
+    toolchain: Toolchain, tell: Tell, command: tuple[str, ...] = (), versions: Mapping[str, str] | None = None
+) -> None:
     """Import what must import, and write down what is installed: from then on the toolchain counts as complete."""
     found = Installed(toolchain.name, "", {}, 0, command)
     python = [*python_words(toolchain.folder, found), "-I", "-c"]
@@ -147,7 +152,7 @@ def _prove(toolchain: Toolchain, command: tuple[str, ...], tell: Tell) -> None:
     record = {
         "name": toolchain.name,
         "python": version[-1].strip(),
-        "versions": json.loads(listed[-1]),
+        "versions": {**(versions or {}), **json.loads(listed[-1])},
         "size_mb": files.folder_size(toolchain.folder) >> 20,
         "command": list(command),
     }

@@ -17,11 +17,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 from avsdk.errors import NotAvailable, ToolchainCrashed
 from avsdk_targets.toolchain import RootFs, Toolchain
@@ -37,8 +37,10 @@ Step = Callable[..., list[str]]
 Tell = Callable[[str], None]
 
 
-def build_root(toolchain: Toolchain, rootfs: RootFs, run: Step, tell: Tell) -> tuple[str, ...]:
-    """Make the system in the toolchain's folder; returns the words that start its Python, with ``{folder}`` in them.
+def build_root(toolchain: Toolchain, rootfs: RootFs, run: Step, tell: Tell) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Make the system in the toolchain's folder.
+
+    Returns the words that start its Python, with ``{folder}`` in them, and the versions of what is not a wheel.
 
     Raises ``NotAvailable`` where a program or a mirror is missing, ``ToolchainCrashed`` with a failed step's lines.
     """
@@ -46,20 +48,24 @@ def build_root(toolchain: Toolchain, rootfs: RootFs, run: Step, tell: Tell) -> t
     mirror = debian_mirror(os.environ, rootfs)
     toolchain.folder.mkdir(parents=True)
     emulator = emulator_on_path(rootfs)
-    with TemporaryDirectory(prefix="avsdk-debian-") as scratch:
-        if emulator is None:
-            tell(f"unpacking {rootfs.emulator_package} of {rootfs.emulator_release}")
-            _unpack_emulator(toolchain, rootfs, Apt(Path(scratch) / "host", mirror, rootfs.emulator_release), run)
-        tell(f"unpacking {', '.join(rootfs.debian)} of {rootfs.release} for {rootfs.architecture}")
-        apt = Apt(Path(scratch) / "root", mirror, rootfs.release, rootfs.architecture)
-        root = toolchain.folder / "root"
-        root.mkdir()
-        for package in apt.with_dependencies(rootfs.debian, toolchain, run):
-            run(["dpkg-deb", "-x", str(package), str(root)], fix=toolchain.install_line)
+    scratch = toolchain.folder / "debian"  # in there, so that the next try clears what a killed one leaves
+    if emulator is None:
+        tell(f"unpacking {rootfs.emulator_package} of {rootfs.emulator_release}")
+        _unpack_emulator(toolchain, rootfs, Apt(scratch / "host", mirror, rootfs.emulator_release), run)
+    tell(f"unpacking {', '.join(rootfs.debian)} of {rootfs.release} for {rootfs.architecture}")
+    apt = Apt(scratch / "root", mirror, rootfs.release, rootfs.architecture)
+    root = toolchain.folder / "root"
+    root.mkdir()
+    packages = apt.with_dependencies(rootfs.debian, toolchain, run)
+    for package in packages:
+        run(["dpkg-deb", "-x", str(package), str(root)], fix=toolchain.install_line)
+    shutil.rmtree(scratch)
     tell("unpacking the wheels")
     _install_wheels(toolchain, rootfs, run)
-    words = [emulator or f"{{folder}}/emulator/{rootfs.emulators[0]}", "-L", "{folder}/root"]
-    return (*words, f"{{folder}}/{toolchain.interpreter.relative_to(toolchain.folder).as_posix()}")
+    program = emulator or str(toolchain.folder / "emulator" / rootfs.emulators[0])
+    words = (emulator or f"{{folder}}/emulator/{rootfs.emulators[0]}", "-L", "{folder}/root")
+    python = f"{{folder}}/{toolchain.interpreter.relative_to(toolchain.folder).as_posix()}"
+    return (*words, python), {rootfs.emulators[0]: _version_of(program), **_debian_versions(packages)}
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,12 @@ def _version_of(program: str) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")) if version else ()
+
+
+def _debian_versions(packages: Iterable[Path]) -> dict[str, str]:
+    """By the files' names, which are ``<name>_<version>_<architecture>.deb``."""
+    parts = (unquote(package.stem).split("_") for package in packages)
+    return {f"debian:{name}": version for name, version, _ in parts}
 
 
 def _require_programs(toolchain: Toolchain) -> None:

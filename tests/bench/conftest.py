@@ -28,6 +28,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
         device: str = "cpu",
         precision: str = "fp32",
         shapes: dict[str, int] | None = None,
+        target: str = "",
     ) -> Path:
         folder = tmp_path / name
         (folder / "model").mkdir(parents=True)
@@ -38,7 +39,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
         manifest = Manifest(
             avsdk="0.1.0",
             spec=_spec(),
-            target=f"{engine}:{device}",
+            target=target or f"{engine}:{device}",
             engine=engine,
             device=device,
             precision=precision,

@@ -139,7 +139,7 @@ def test_the_table_the_interval_and_the_next_command_are_printed(make_bundle) ->
     assert result.exit_code == 0
     assert "95 % interval" in result.stdout
     assert "16x16" in result.stdout
-    assert "x the time of a [" in result.stdout
+    assert "x the time of a · net · 16x16 · onnxruntime:cpu [" in result.stdout
     assert f"next: avsdk run {bundle}" in result.stderr
     assert "stopped after" in result.stderr
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avsdk.errors import ToolchainCrashed
-from avsdk.worker import Worker
 from tests.conformance.cases import CaseName, write_cases
 from tests.conformance.under_test import EngineUnderTest
+
+from avsdk.errors import ToolchainCrashed
+from avsdk.worker import Worker
 
 _CASE_S = 60.0
 _START_S = 120.0

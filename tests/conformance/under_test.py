@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from tests.conformance.cases import read_case
 
 import avsdk_targets.compiler as compiling
 from avsdk import plugins
+from avsdk.dtypes import PLAIN
 from avsdk.errors import AvsdkError
+from avsdk.golden import write_golden
 from avsdk.session import session_class
 from avsdk.spec import AxisRange, GraphSpec, TensorSpec
 from avsdk.worker import Worker, name_of
-from avsdk_targets.compiler import Compiled, Compiler, CompileJob
+from avsdk_targets.compiler import Compiled, CompileJob, Compiler
 from avsdk_targets.examine import examine
 from avsdk_targets.preflight import findings_of, verdict_of
-from tests.conformance.cases import read_case
 
 _LARGEST = 1 << 31
 _workers: dict[tuple[str, ...], Worker] = {}
@@ -55,28 +58,33 @@ class EngineUnderTest:
 
     def _predicted(self, name: str) -> tuple[str, str]:
         """The preflight's verdict, by the function that serves ``avsdk check``, and its first reason for no path."""
-        file, _ = read_case(self._cases, name)
+        file, content = read_case(self._cases, name)
+        graph = graph_of(onnx.load(file), content["samples"][0][0])
         build = {
-            "engine": self._compiler.engine, "device": "cpu", "arch": "host", "precision": "fp32", "shapes": None,
-        }  # fmt: skip
+            "engine": self._compiler.engine,
+            "device": "cpu",
+            "arch": "host",
+            "precision": "fp32",
+            "program": False,
+            "shapes": {item.name: list(item.sized(graph.default_sizes())) for item in graph.inputs},
+        }
         (answer,) = examine({"onnx": str(file), "graph": "model", "builds": [build]})
         findings = findings_of(answer)
         return verdict_of(findings), next((item.text for item in findings if item.blocks), "")
 
     def _outcome(self, name: str) -> tuple[str, str]:
-        import onnx
-
         file, content = read_case(self._cases, name)
         stage = "compile"
         with tempfile.TemporaryDirectory(prefix="avsdk-conformance-") as folder:
             try:
                 graph = graph_of(onnx.load(file), content["samples"][0][0])
                 sizes = None if self._compiler.dynamic_axes or not graph.axes else graph.default_sizes()
-                compiled = self._compile(file, graph, sizes, Path(folder))
+                compiled = self._compile(file, graph, sizes, Path(folder), content["samples"][0][0])
                 stage = "open"
-                listed = tuple(compiled.artifact.files) or (_copied(file, Path(folder)),)
+                root = Path(folder, "artifact")
+                listed = tuple(compiled.artifact.files) or (_copied(file, root),)
                 artifact = compiling.Artifact(**{**vars(compiled.artifact), "files": listed})
-                with session_class(artifact.engine).open(Path(folder), artifact, graph, 1) as session:
+                with session_class(artifact.engine).open(root, artifact, graph, 1) as session:
                     for inputs, wanted in content["samples"]:
                         stage = "run"
                         feeds = {tensor.name: item for tensor, item in zip(graph.inputs, inputs, strict=True)}
@@ -90,17 +98,29 @@ class EngineUnderTest:
                 return stage, _line(f"{type(error).__name__}: {error}")
         return "passed", ""
 
-    def _compile(self, file: Path, graph: GraphSpec, sizes: Mapping[str, int] | None, out: Path) -> Compiled:
+    def _compile(
+        self, file: Path, graph: GraphSpec, sizes: Mapping[str, int] | None, out: Path, inputs: list[Any]
+    ) -> Compiled:
+        golden = None
+        if all(tensor.dtype in PLAIN for tensor in graph.inputs):  # what a file of arrays can hold
+            golden = out / "golden.npz"
+            write_golden(golden, [({item.name: array for item, array in zip(graph.inputs, inputs, strict=True)}, {})])
+        (out / "artifact").mkdir()
         job = CompileJob(
-            onnx=file, graph=graph, device="cpu", arch="host", precision="fp32", out=out, sizes=sizes, options={}
+            onnx=file,
+            graph=graph,
+            device="cpu",
+            arch="host",
+            precision="fp32",
+            out=out / "artifact",
+            golden=golden,
+            sizes=sizes,
         )
         return self._compiler.compile(job)
 
 
 def graph_of(model: Any, inputs: list[Any]) -> GraphSpec:
     """The spec of a case's model: fixed sizes as it says, axes of any size where it does not."""
-    import onnx
-
     held = {item.name for item in model.graph.initializer}
     axes: dict[str, AxisRange] = {}
 
@@ -150,14 +170,14 @@ def require_close(name: str, reference: Any, found: Any, content: Mapping[str, A
         assert found.tolist() == reference.tolist(), f"{name}: other strings"
         return
     assert found.dtype == reference.dtype, f"{name}: dtype {found.dtype}, expected {reference.dtype}"
-    relative = content["rtol"]
+    relative, kind = content["rtol"], reference.dtype.name
     if reference.dtype.name not in np.sctypeDict or reference.dtype.kind == "V":
         relative = max(relative, 2**-6) if reference.dtype.name == "bfloat16" else relative
         found, reference = found.astype(np.float32), reference.astype(np.float32)
     if not np.allclose(found, reference, rtol=relative, atol=content["atol"], equal_nan=True):
         apart = np.abs(found.astype(np.float64) - reference.astype(np.float64))
         worst, most = float(np.nanmax(apart)), float(np.nanmax(np.abs(reference.astype(np.float64))))
-        message = f"{name}: largest error {worst:.3g} on values up to {most:.3g}"
+        message = f"{name}: largest error {worst:.3g} on {kind} values up to {most:.3g}"
         raise AssertionError(message)
 
 

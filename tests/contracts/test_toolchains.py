@@ -7,12 +7,15 @@ import subprocess
 import pytest
 
 from avsdk.errors import ToolchainMissing
+from avsdk.toolchains import python_words
+from avsdk_targets.compiler import Compiler
 from avsdk_targets.compilers.litert import LiteRtCompiler
+from avsdk_targets.compilers.openvino_myriad import MyriadCompiler
 from avsdk_targets.compilers.tensorrt_rtx import TensorRtRtxCompiler
 from avsdk_targets.toolchain import Toolchain, find, installed, list_toolchains, load_toolchain
 from avsdk_targets.toolchain_install import install
 
-_COMPILERS = (LiteRtCompiler, TensorRtRtxCompiler)
+_COMPILERS = (LiteRtCompiler, MyriadCompiler, TensorRtRtxCompiler)
 _TOOLCHAINS = pytest.mark.parametrize("toolchain", list_toolchains(), ids=lambda item: item.name)
 
 
@@ -40,7 +43,7 @@ def test_torch_comes_first_without_a_build_label(toolchain: Toolchain) -> None:
 
 
 @pytest.mark.parametrize("compiler", _COMPILERS)
-def test_each_compiler_finds_its_package_in_its_toolchain(compiler: type[LiteRtCompiler]) -> None:
+def test_each_compiler_finds_its_package_in_its_toolchain(compiler: type[Compiler]) -> None:
     assert compiler.toolchain is not None
     toolchain = load_toolchain(compiler.toolchain)
     assert compiler.package.distribution in toolchain.provides
@@ -50,13 +53,13 @@ def test_each_compiler_finds_its_package_in_its_toolchain(compiler: type[LiteRtC
 
 @_TOOLCHAINS
 def test_an_installed_toolchain_holds_its_pins_and_imports(toolchain: Toolchain) -> None:
-    python = _python_of(toolchain)
+    _python_of(toolchain)
     record = installed(toolchain)
     assert record is not None
     found = {name.lower().replace("_", "-"): version.partition("+")[0] for name, version in record.versions.items()}
     pins = dict(pin.lower().replace("_", "-").split("==") for pin in toolchain.packages)
     assert {name: found.get(name) for name in pins} == pins
-    subprocess.run([python, "-I", "-c", f"import {toolchain.imports[-1]}"], check=True)
+    subprocess.run([*python_words(toolchain.folder, record), "-I", "-c", f"import {toolchain.imports[-1]}"], check=True)
 
 
 @pytest.mark.network

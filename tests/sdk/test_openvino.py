@@ -106,6 +106,14 @@ def test_streams_and_pinning_are_set_as_recorded_and_several_threads_may_run(fol
     assert all(np.allclose(one, other, atol=1e-4) for one, other in zip(expected, found, strict=True))
 
 
+def test_fewer_threads_than_asked_for_are_told(folder: Path) -> None:
+    with opened(folder, threads=1) as session:
+        assert session.remarks == ()
+    with opened(folder, threads=4096) as session:
+        threads = session._compiled.get_property("INFERENCE_NUM_THREADS")
+        assert session.remarks == (f"OpenVINO runs graph 'g' with {threads} threads, not 4096",)
+
+
 class TwoStreams:
     """A compiled model of two streams, of which the plugin shows the second one's graph; and both its requests."""
 
@@ -162,8 +170,8 @@ def test_a_second_load_comes_from_the_cache_that_was_asked_for(
     loaded = []
     for _ in range(2):
         with opened(folder, cache="yes") as session:
-            loaded.append(session.loaded_from_cache)
-    assert loaded == [False, True]
+            loaded.append((session.loaded_from_cache, session.remarks))
+    assert loaded == [(False, ()), (True, ("OpenVINO loaded graph 'g' from its cache (LOADED_FROM_CACHE)",))]
     assert any((tmp_path / "openvino-cache").iterdir())
 
 
@@ -191,6 +199,8 @@ def test_the_settings_of_a_strangers_bundle_are_checked_as_well(folder: Path) ->
     with pytest.raises(BundleRefused) as caught:
         opened(folder, CACHE_DIR="/etc")
     assert caught.value.exit_code == 5
+    with pytest.raises(BundleRefused, match="the settings of openvino are"):
+        OpenVinoSession.open(folder, artifact("fp32", session=["hint"]), GRAPH, 1)
 
 
 def test_only_what_was_asked_for_is_compared() -> None:
@@ -255,6 +265,49 @@ def test_hetero_executes_with_settings_and_precision_read_back_per_device(folder
         execution = session.execution()
     assert execution.placement == {"cpu": 1.0}
     assert execution.precision_shares == {"fp32": 1.0}
+
+
+class RecordedNpu:
+    """The core and the compiled model of an NPU, as far as a session speaks to them."""
+
+    precision = "f16"
+    asked: tuple[Any, ...] = ()
+
+    def import_model(self, content: bytes, plugin: str, config: dict[str, str]) -> RecordedNpu:
+        type(self).asked = (content, plugin, config)
+        self.inputs, self.outputs = [self], [self]
+        return self
+
+    def get_names(self) -> set[str]:
+        return {"x", "y"}
+
+    def get_property(self, name: str) -> Any:
+        return {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "EXECUTION_DEVICES": ["NPU.3720"],
+            "PERFORMANCE_HINT": "LATENCY",
+        }[name]
+
+    def create_infer_request(self) -> object:
+        return object()
+
+
+def test_an_npu_blob_is_imported_and_its_precision_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = pytest.importorskip("openvino")
+    (tmp_path / "g.npu3720.blob").write_bytes(b"blob")
+    blob = Artifact("g", "openvino", "npu", "fp16", ("g.npu3720.blob",), {}, {"session": {"hint": "latency"}})
+    monkeypatch.setattr(openvino, "Core", RecordedNpu)
+    monkeypatch.setattr("avsdk.engines.openvino_devices._absence", lambda plugin: "")
+    session = OpenVinoSession.open(tmp_path, blob, GRAPH, 1)
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f16"}
+    assert RecordedNpu.asked == (b"blob", "NPU", hints)
+    assert isinstance(session, OpenVinoSession)
+    session._ran = True
+    assert session.execution().placement == {"npu": 1.0}
+    assert session.effective_precision == "fp16"
+    monkeypatch.setattr(RecordedNpu, "precision", "i8")
+    with pytest.raises(SilentFallback, match="was asked for f16 and set i8"):
+        OpenVinoSession.open(tmp_path, blob, GRAPH, 1)
 
 
 def test_hetero_that_leaves_the_first_device_idle_is_an_error(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from avsdk.engines.openvino_fpga import FpgaSession
-from avsdk.errors import NotAvailable, SilentFallback
+from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec, TensorSpec
 
@@ -66,8 +66,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
 
 
-def artifact(device: str = "fpga") -> Artifact:
-    options = {"report": {"fpga_share": 0.9}}
+def artifact(report: Any = None) -> Artifact:
+    options = {"report": report or {"fpga_share": 0.9}}
+    device = "fpga"
     return Artifact("g", "openvino_fpga", device, "fp16", ("g.compiled.bin", "g.arch"), {}, options)
 
 
@@ -82,6 +83,14 @@ def test_the_compiled_file_is_imported_for_its_architecture(folder: Path) -> Non
     execution = session.execution()
     assert execution.placement == {"fpga": 0.9, "cpu": pytest.approx(0.1)}
     assert execution.effective_precision == "fp16 (90 %) + fp32"
+
+
+@pytest.mark.parametrize("report", [[1], {"share": 1}, {"fpga_share": "all"}, {"fpga_share": 2}])
+def test_a_strangers_report_is_checked(report: Any, folder: Path) -> None:
+    session = FpgaSession.open(folder, artifact(report), GRAPH, 1)
+    session._ran = True
+    with pytest.raises(BundleRefused, match="gives the FPGA the share"):
+        session.execution()
 
 
 def test_what_executes_on_the_processor_alone_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

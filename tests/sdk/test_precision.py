@@ -14,6 +14,7 @@ from avsdk.precision import PRECISIONS, TOLERANCES, Tolerance, check_executed, d
         ("fp16", Tolerance(cosine=0.999, snr_db=30, max_abs=None, agreement=0.99)),
         ("fp16w", Tolerance(cosine=0.999, snr_db=30, max_abs=None, agreement=0.99)),
         ("int8", Tolerance(cosine=0.0, snr_db=15, max_abs=None, agreement=0.95)),
+        ("fp11", Tolerance(cosine=0.0, snr_db=15, max_abs=None, agreement=0.95)),
     ],
 )
 def test_tolerances_are_those_of_the_design(precision: str, tolerance: Tolerance) -> None:

@@ -217,7 +217,7 @@ def test_a_precision_that_nobody_asked_for_is_said() -> None:
     if not compiler.check("quadro-rtx-6000", "sm75", "fp16").ok:
         pytest.skip(compiler.check("quadro-rtx-6000", "sm75", "fp16").reason)
     assert plan_target(quadro, None).notices == (
-        "quadro-rtx-6000 has no fp32: fp16 is built instead, the first precision of its profile",
+        "fp16 is built, the first precision of quadro-rtx-6000's profile; ask for --precision fp32 instead",
     )
     assert plan_target(quadro, "fp16").notices == ()
     assert plan_target(resolve("onnxruntime"), None).notices == ()
@@ -247,7 +247,8 @@ def test_a_model_that_cannot_be_exported_is_tried_once_and_fails_every_target_al
 
 def test_doctor_names_every_target_with_reason_and_fix() -> None:
     document = json.loads(run_cli("doctor", "--json").stdout)
-    assert {item["engine"] for item in document["targets"]} == set(plugins.list_names("compilers"))
+    engines = {item["engine"] for item in document["targets"]} - {""}  # a withdrawn device has none
+    assert engines == set(plugins.list_names("compilers"))
     for item in document["targets"]:
         assert {"target", "engine", "can_compile", "can_run", "verified", "reason", "fix"} <= set(item)
         assert item["verified"] in {"hardware", "emulated", "build-only", "contract"}

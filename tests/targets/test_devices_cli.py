@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from avsdk.errors import AvsdkError
+from avsdk.errors import AvsdkError, UnknownName
 from avsdk_targets.cli import app
 from avsdk_targets.device import list_devices
 
@@ -57,6 +57,12 @@ def test_a_withdrawn_device_is_exit_3_with_the_reason() -> None:
     assert document("doctor", "nervana-nnp-i", code=3)["targets"][0]["can_compile"] is False
 
 
+@pytest.mark.parametrize("name", ["toaster", "", "openvino,litert"])
+def test_an_unknown_target_is_refused(name: str) -> None:
+    with pytest.raises(UnknownName, match=f"unknown target '{name}'"):
+        typed("doctor", name)
+
+
 def test_all_is_every_target_and_is_exit_0_although_some_are_withdrawn() -> None:
     found = document("doctor", "all")["targets"]
     assert {device.name for device in list_devices()} - {"this-cpu"} <= {row["target"] for row in found}
@@ -100,3 +106,16 @@ def test_one_device_as_json_has_its_profile_and_its_diagnosis() -> None:
     }  # fmt: skip
     assert [row["engine"] for row in found["targets"]] == ["xla"]
     assert len(document("devices")["devices"]) == len(list_devices())
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("onnxruntime", "next: avsdk export zoo:style_transfer/wave --target onnxruntime"),
+        ("xeon", "next: avsdk export zoo:style_transfer/wave --target xeon"),
+        ("nervana-nnp-i", "next: avsdk devices"),
+    ],
+)
+def test_the_next_step_is_a_build_that_can_succeed(name: str, line: str) -> None:
+    done = CliRunner().invoke(app, ["doctor", name])
+    assert done.stderr.splitlines()[-1] == line

@@ -217,5 +217,29 @@ def test_a_compiler_that_cannot_be_imported_is_a_reason(monkeypatch: pytest.Monk
     assert "cannot be imported" in found.reason
 
 
+def test_an_engine_that_cannot_be_imported_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(group: str, name: str) -> Any:
+        if name == "absent":
+            raise NotAvailable("the compiler 'absent' cannot be imported", fix="pip install it")
+        return ToyCompiler
+
+    monkeypatch.setattr(plugins, "load", load)
+    item = candidate(served={})
+    target = Target("toy", (replace(item, engine="absent"), item), ("fp32",))
+    made = plan_target(target, None)
+    assert made.passed_over == ("absent: the compiler 'absent' cannot be imported",)
+    with pytest.raises(NotAvailable, match="'absent' cannot be imported") as caught:
+        plan_target(replace(target, candidates=target.candidates[:1]), None)
+    assert caught.value.fix == "pip install it"
+
+
+def test_a_target_here_by_its_gpus_name_is_hardware_where_its_session_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "names_here", lambda: ("AMD EPYC", "NVIDIA H200"))
+    monkeypatch.setattr(doctor, "_availability", lambda item: Availability(True))
+    grades = {item.engine: item.verified for item in diagnose("h200")}
+    assert grades == {"tensorrt": "hardware", "onnxruntime": "hardware"}
+    assert not any(item.can_run for item in diagnose("h100"))
+
+
 def test_plan_and_doctor_ask_the_same_question() -> None:
     assert doctor.check is plan.check

@@ -152,7 +152,9 @@ def test_a_large_model_is_cast_and_written_with_its_weights_beside_it(
 ) -> None:
     monkeypatch.setattr(half_onnx, "_INLINE_BYTES", 100)
     monkeypatch.setattr(half_onnx, "_INFERRED_WHOLE_BYTES", 100)
-    half = half_from_full(named_model("conv"))
+    nodes, weights = MODELS["conv"][0]()
+    weights = {**weights, "w": np.ones((64, 4, 3, 3), np.float32), "b": np.ones(64, np.float32)}
+    half = half_from_full(model_of(nodes, weights, (1, 4, 8, 8)))
     assert set(kinds_of(half)["Conv"]) == {TensorProto.FLOAT16}
     assert save_onnx(half, tmp_path / "m.onnx") == ["m.onnx", "m.weights"]
     assert {file.name for file in tmp_path.iterdir()} == {"m.onnx", "m.weights"}

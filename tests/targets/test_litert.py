@@ -16,13 +16,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from avsdk.engines import litert as engine
 from avsdk.engines.litert import LiteRtSession
-from avsdk.errors import BundleRefused, NotAvailable, ParityFailed, SilentFallback, SizeNotBuilt, ToolchainCrashed
+from avsdk.errors import (
+    BundleRefused,
+    NotAvailable,
+    ParityFailed,
+    SilentFallback,
+    SizeNotBuilt,
+    ToolchainCrashed,
+    ToolchainMissing,
+    UsageError,
+)
 from avsdk.session import Artifact
 from avsdk.spec import AxisRange, GraphSpec, TensorSpec
+from avsdk_targets import litert_graph
 from avsdk_targets.compiler import Compiled, CompileJob
-from avsdk_targets.compilers import litert as compiler_module
 from avsdk_targets.compilers.litert import LiteRtCompiler
 from avsdk_targets.toolchain import PackageNeed
 
@@ -135,7 +143,8 @@ def test_a_program_is_built_runs_and_says_what_executed(
     built: dict[str, tuple[Path, Compiled]], network: StyleLike, precision: str, least_db: float, shown: str
 ) -> None:
     root, compiled = built[precision]
-    assert {"litert-torch", "torch", "ai-edge-litert", "ai-edge-quantizer"} <= set(compiled.built_with)
+    quantiser = {"ai-edge-quantizer"} if precision == "fp16w" else set()
+    assert {"litert-torch", "torch", "ai-edge-litert", *quantiser} <= set(compiled.built_with)
     assert compiled.artifact.shapes == _SIZES
     image = np.random.default_rng(1).uniform(0, 255, (1, 3, 48, 64)).astype(np.float32)
     with torch.no_grad():
@@ -194,19 +203,35 @@ def test_a_damaged_file_is_exit_3(tmp_path: Path) -> None:
 # -- what needs no toolchain -------------------------------------------------------------------------------------------
 
 
-def test_a_bare_onnx_is_exit_3_and_names_the_toolchain_that_would_take_it(tmp_path: Path) -> None:
-    job = CompileJob(tmp_path / "x.onnx", _SPEC, "cpu", "host", "fp32", tmp_path, sizes=_SIZES)
-    with pytest.raises(NotAvailable, match="there is an ONNX file only") as caught:
+def test_a_bare_onnx_is_exit_3_and_names_the_toolchain_that_would_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVSDK_HOME", str(tmp_path))
+    job = CompileJob(_onnx(tmp_path), _SPEC, "cpu", "host", "fp32", tmp_path, sizes=_SIZES)
+    with pytest.raises(ToolchainMissing, match="'onnx2tf' is not installed") as caught:
         LiteRtCompiler().compile(job)
-    assert "onnx2tf" in caught.value.fix
+    assert caught.value.fix == "avsdk toolchain install onnx2tf"
     assert caught.value.exit_code == 3
 
 
-def test_a_converter_that_dies_by_a_signal_is_a_typed_error_with_its_log(tmp_path: Path) -> None:
+def test_a_converter_that_dies_by_a_signal_is_a_typed_error_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVSDK_HOME", str(tmp_path))
     job = CompileJob(_onnx(tmp_path), _SPEC, "cpu", "host", "fp32", tmp_path, program=tmp_path / "x.pt2", sizes=_SIZES)
     with pytest.raises(ToolchainCrashed, match=r"(?s)compile-litert: .*died by SIGSEGV.*lowering transform") as caught:
         DyingCompiler().compile(job)
+    assert "avsdk toolchain install onnx2tf" in caught.value.fix
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"), [({"weight_cache": "maybe"}, "weight_cache is 'maybe'"), ({"edgetpu_partial": "1"}, "is '1'")]
+)
+def test_a_setting_with_a_wrong_value_is_exit_2(tmp_path: Path, setting: dict[str, str], text: str) -> None:
+    job = CompileJob(tmp_path / "x.onnx", _SPEC, "cpu", "host", "fp32", tmp_path, sizes=_SIZES, options=setting)
+    with pytest.raises(UsageError, match=text):
+        LiteRtCompiler().compile(job)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +240,10 @@ def test_a_converter_that_dies_by_a_signal_is_a_typed_error_with_its_log(tmp_pat
         ("gpu", "sm75", "fp32", "it compiles for processors"),
         ("cpu", "host", "bf16", "litert builds fp32, fp16w"),
         ("cpu", "host", "fp32", ""),
-        ("raspberry-pi-5", "arm64", "fp16w", ""),
+        ("cpu", "cortex-a76", "fp16w", ""),
+        ("cpu", "host", "int8", "it builds fp32, fp16w for processors"),
+        ("edgetpu", "edgetpu", "int8", ""),
+        ("edgetpu", "edgetpu", "fp32", "the Edge TPU computes in int8"),
     ],
 )
 def test_what_it_compiles_for(device: str, arch: str, precision: str, text: str) -> None:
@@ -235,34 +263,13 @@ def test_a_golden_sample_of_the_right_size_is_used_else_noise(tmp_path: Path) ->
     golden = tmp_path / "golden.npz"
     fitting = np.full((1, 3, 48, 64), 7, np.float32)
     np.savez(golden, **{"in.0.image": np.zeros((1, 3, 8, 8), np.float32), "in.1.image": fitting})
-    assert compiler_module._sample_feeds(graph, _SIZES, str(golden))["image"][0, 0, 0, 0] == 7
-    assert compiler_module._sample_feeds(graph, {**_SIZES, "height": 16}, str(golden))["image"].shape == (1, 3, 16, 64)
+    assert litert_graph.sample_feeds(graph, _SIZES, str(golden))["image"][0, 0, 0, 0] == 7
+    assert litert_graph.sample_feeds(graph, {**_SIZES, "height": 16}, str(golden))["image"].shape == (1, 3, 16, 64)
 
 
 def test_a_converted_file_is_matched_by_number_and_count() -> None:
     details = [{"name": f"serving_default_args_{number}:0"} for number in (10, 2, 1)]
-    matched = compiler_module._in_order(details, [{"name": name} for name in "abc"])
+    matched = litert_graph.matched(details, [{"name": name} for name in "abc"], by_name=False)
     assert [matched[name]["name"] for name in "abc"] == [f"serving_default_args_{n}:0" for n in (1, 2, 10)]
     with pytest.raises(ParityFailed, match="has 3 tensors"):
-        compiler_module._in_order(details, [{"name": "a"}])
-
-
-@pytest.mark.parametrize(
-    ("present", "numpy_version", "ok", "text"),
-    [
-        ({"ai_edge_litert"}, "2.4.0", True, ""),
-        ({"tflite_runtime"}, "1.26.4", True, ""),
-        ({"tflite_runtime"}, "2.4.0", False, "needs numpy 1"),
-        (set(), "2.4.0", False, "ai-edge-litert is not installed"),
-    ],
-)
-def test_where_it_runs(
-    monkeypatch: pytest.MonkeyPatch, present: set[str], numpy_version: str, ok: bool, text: str
-) -> None:
-    monkeypatch.setattr(engine.util, "find_spec", lambda name: name if name in present else None)
-    monkeypatch.setattr(engine.np, "__version__", numpy_version)
-    state = LiteRtSession.availability("cpu")
-    assert state.ok is ok
-    assert text in state.reason
-    assert ok or state.fix
-    assert not LiteRtSession.availability("edgetpu").ok
+        litert_graph.matched(details, [{"name": "a"}], by_name=False)

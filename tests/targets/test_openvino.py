@@ -15,9 +15,11 @@ from avsdk.errors import NotAvailable, UsageError
 from avsdk.schema import encode
 from avsdk.session import Artifact
 from avsdk.spec import AxisRange, GraphSpec, TensorSpec
+from avsdk_targets.build import Exporter, ExportOptions
 from avsdk_targets.compiler import CompileJob
 from avsdk_targets.compilers import openvino as compiler_module
 from avsdk_targets.compilers.openvino import OpenVinoCompiler, build
+from avsdk_targets.target import resolve
 
 pytest.importorskip("openvino")
 
@@ -133,11 +135,46 @@ def test_axes_stay_dynamic_but_on_an_npu() -> None:
     assert kept == {"cpu": True, "gpu": True, "npu": False, "hetero:npu+cpu": False}
 
 
+def test_an_npu_wants_sizes(tmp_path: Path) -> None:
+    job = CompileJob(tmp_path / "g.onnx", GRAPH, "npu", "npu-4000", "fp16", tmp_path)
+    with pytest.raises(UsageError, match="openvino is built at fixed sizes"):
+        OpenVinoCompiler().compile(job)
+
+
+def test_an_export_asks_the_compiler_per_device_whether_axes_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OpenVinoCompiler, "keeps_axes", lambda self, device: device != "cpu")
+    options = ExportOptions(tmp_path, sizes=({"batch": 2},))
+    with Exporter(str(written(tmp_path / "g.onnx")), options, lambda text: None) as exporter:
+        bundle = exporter.export(resolve("openvino")).bundle
+    assert [dict(item.shapes or {}) for item in bundle.manifest.artifacts] == [{"batch": 2}]
+    assert bundle.manifest.parity.verdict == "pass"
+
+
 def test_int8_wants_a_model_that_brings_its_own(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable) as caught:
         build(request(tmp_path, "int8"))
-    assert "has no quantised operation" in str(caught.value)
+    assert "graph 'g': int8 was asked for, and the model has no quantised operation" in str(caught.value)
     assert "QuantizeLinear" in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("with_int8", "precision", "text"),
+    [
+        (True, "int8", ""),
+        (False, "fp32", ""),
+        (True, "fp32", "its int8 executes as int8, not as fp32"),
+        (False, "int8", "the model has no quantised operation"),
+    ],
+)
+def test_a_check_tells_whether_int8_and_the_precision_agree(
+    with_int8: bool, precision: str, text: str, tmp_path: Path
+) -> None:
+    model = onnx.load(written(tmp_path / "g.onnx", with_int8=with_int8))
+    found = [item for item in OpenVinoCompiler().findings(model, "g", [], "cpu", "host", precision) if item.blocks]
+    assert bool(found) == bool(text)
+    assert not text or (text in found[0].text and "--precision" in found[0].fix)
 
 
 def test_int8_is_reported_as_the_share_that_executed(tmp_path: Path) -> None:

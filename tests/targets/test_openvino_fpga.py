@@ -73,6 +73,12 @@ def single(
     return model_of([helper.make_node(op, ["x", *constants], ["y"], **attributes)], shape, constants)
 
 
+def scaled(scale: float) -> onnx.ModelProto:
+    names = ("scale", "shift", "mean", "variance")
+    constants = {name: np.full(4, value, np.float32) for name, value in zip(names, (scale, 0, 0, 1), strict=True)}
+    return model_of([helper.make_node("BatchNormalization", ["x", *names], ["y"])], (1, 4, 8, 8), constants)
+
+
 def reference_runner(content: bytes) -> Any:
     evaluator = ReferenceEvaluator(onnx.load_from_string(content))
     names = [str(name) for name in evaluator.output_names]
@@ -98,6 +104,15 @@ def test_an_arch_file_is_read(tmp_path: Path) -> None:
     assert not found.lacks("enable_relu")
     assert not found.lacks("enable_eltwise_mult")
     assert found.march == str(tmp_path / "own.arch")
+
+
+def test_modules_are_found_wherever_the_file_names_them(tmp_path: Path) -> None:
+    text = ARCH.replace("enable_relu", "enable_clamp") + "custom_aux_primitive { layer_name : 'softmax' }\npool {\n}\n"
+    found = architecture_from_file(arch_file(tmp_path, text))
+    assert not found.lacks("softmax")
+    assert not found.lacks("pool")
+    served = {op: partition(single(op, (1, 4)), found).layers[0].on_fpga for op in ("Relu", "Clip", "Softmax", "Tanh")}
+    assert served == {"Relu": True, "Clip": True, "Softmax": True, "Tanh": False}
 
 
 @pytest.mark.parametrize(
@@ -163,13 +178,14 @@ def test_the_profile_has_an_architecture_per_precision(tmp_path: Path) -> None:
         (single("Conv", (1, 4, 16, 8, 8), (8, 4, 15, 3, 3)), "a filter of 15 is above the limit of 14"),
         (single("Conv", (1, 4, 32), (8, 4, 3)), "Conv over 1 axes is not listed"),
         (single("Conv", (1, 4, 32, 32), (4, 1, 3, 3), group=4), ""),
-        (single("Conv", (1, 4, 32, 32), (4, 2, 3, 3), group=2), "Conv with 2 groups of 4 channels is not listed"),
+        (single("Conv", (1, 4, 32, 32), (4, 2, 3, 3), group=2), "Conv with 2 groups of 2 channels is not listed"),
         (single("ConvTranspose", (1, 4, 8, 8), (4, 8, 4, 4), strides=[2, 2]), ""),
         (single("ConvTranspose", (1, 4, 8, 8), (4, 8, 4, 4), strides=[3, 3]), "[3, 3] is not one of 1, 2, 4, 8"),
         (single("ConvTranspose", (1, 4, 8, 8), (4, 8, 2, 2), pads=[2, 2, 2, 2]), "padding 2 is above the limit of 1"),
         (single("Gemm", (1, 32), (32, 8)), ""),
         (single("MatMul", (1, 32), (32, 8)), ""),
-        (single("MatMul", (1, 7, 32), (32, 8)), "MatMul of 7 rows per input is not listed"),
+        (single("Gemm", (4, 32), (32, 8)), ""),
+        (single("MatMul", (1, 7, 32), (32, 8)), "MatMul of 7 rows in a batch of 1 is not listed"),
         (model_of([helper.make_node("MatMul", ["x", "x"], ["y"])], (8, 8), {}), "two computed tensors is not listed"),
         (single("MaxPool", (1, 4, 32, 32), kernel_shape=[13, 13]), ""),
         (single("MaxPool", (1, 4, 32, 32), kernel_shape=[14, 14]), "a window of 14 is above the limit of 13"),
@@ -183,6 +199,8 @@ def test_the_profile_has_an_architecture_per_precision(tmp_path: Path) -> None:
         (single("Tanh", (1, 4)), ""),
         (single("DepthToSpace", (1, 4, 8, 8), blocksize=2), ""),
         (single("DepthToSpace", (1, 4, 8, 8), blocksize=2, mode="CRD"), "DepthToSpace with mode CRD is not listed"),
+        (scaled(3.0), ""),
+        (scaled(1e6), "BatchNormalization with a scale or shift of 1e+06 is above fp16's limit of 65504"),
         (single("Erf", (1, 4)), "Erf is not listed"),
         (single("InstanceNormalization", (1, 4, 8, 8), (4,)), "InstanceNormalization is not listed"),
         (single("Flatten", (1, 4)), "Flatten goes where its input is"),
@@ -203,6 +221,7 @@ def test_each_node_is_judged_by_the_table(model: onnx.ModelProto, reason: str) -
         (single("Conv", (1, 4, 8, 8), (4, 1, 3, 3), group=4), "no depthwise module"),
         (single("Conv", (1, 4, 32, 32), (8, 4, 6, 7)), "a filter of 6 is above the limit of 5"),
         (single("Relu", (1, 4)), ""),
+        (single("Clip", (1, 4)), "does not enable enable_clamp"),
     ],
 )
 def test_modules_that_the_arch_file_leaves_out_are_missed(model: onnx.ModelProto, reason: str, tmp_path: Path) -> None:
@@ -402,7 +421,8 @@ def test_without_the_suite_the_error_says_all_that_is_known(tmp_path: Path, monk
     assert "accuracy at FP11, emulated on 1 golden sample: y SNR " in text
     assert "estimate, not measured: at least " in text
     assert (
-        "would run: dla_compiler --march $COREDLA_ROOT/example_architectures/A10_FP16_Performance.arch "
+        "would run:\n    ovc g.onnx --input x[1,3,8,8] --output_model g.xml --compress_to_fp16=False\n"
+        "    dla_compiler --march $COREDLA_ROOT/example_architectures/A10_FP16_Performance.arch "
         "--network-file g.xml --foutput-format=open_vino_hetero --o g.compiled.bin --batch-size=1 "
         "--fanalyze-performance --fplugin HETERO:FPGA,CPU" in text
     )
@@ -413,19 +433,42 @@ def test_an_export_leaves_the_onnx_with_the_report(tmp_path: Path, monkeypatch: 
     pytest.importorskip("openvino")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     target = resolve("arria10")
-    with Exporter("tests.contracts.tiny_model:network", ExportOptions(tmp_path), lambda text: None) as exporter:
+    onnx.save(network(), tmp_path / "tiny.onnx")
+    with Exporter(str(tmp_path / "tiny.onnx"), ExportOptions(tmp_path), lambda text: None) as exporter:
         with pytest.raises(Prepared) as caught:
             exporter.export(target)
         left = exporter.with_onnx_left(target, caught.value)
     assert left.exit_code == 3
     assert isinstance(left, Prepared)
     assert left.path is not None
-    assert (left.path / "tiny.onnx").is_file()
-    report = json.loads((left.path / "tiny.arria10.json").read_text())
-    assert report["command"][0] == "dla_compiler"
+    graph = next(left.path.glob("*.onnx")).stem
+    report = json.loads((left.path / f"{graph}.arria10.json").read_text())
+    assert [words[0] for words in report["commands"]] == ["ovc", "dla_compiler"]
     assert [item["arch_precision"] for item in report["accuracy"]] == ["FP16", "FP11"]
     assert report["accuracy"][0]["outputs"][0]["snr_db"] > 40
     assert report["estimate_kind"].startswith("estimate")
+
+
+@pytest.mark.parametrize(
+    ("golden", "text"),
+    [
+        ("", "no golden sample has these sizes"),
+        ("golden.npz", "OpenVINO could not run a part of the graph: no such thing"),
+    ],
+)
+def test_a_report_without_accuracy_says_why(
+    golden: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(content: bytes) -> None:
+        raise RuntimeError("Exception from src/a.cpp:1:\n" + "no such thing\n")
+
+    given = {**request(tmp_path), "golden": str(tmp_path / golden) if golden else None}
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr("avsdk_targets.compilers.openvino_fpga.openvino_runner", failing)
+    with pytest.raises(NotAvailable) as caught:
+        build(given)
+    assert f"accuracy not measured: {text}" in str(caught.value)
+    assert "estimate, not measured: at least" in str(caught.value)
 
 
 def test_with_the_suite_its_compiler_is_run(tmp_path: Path, suite: Path) -> None:
@@ -440,6 +483,7 @@ def test_with_the_suite_its_compiler_is_run(tmp_path: Path, suite: Path) -> None
     assert all((tmp_path / name).is_file() for name in made["files"])
     assert made["options"]["log"] == "estimated 42 frames"
     assert made["options"]["report"]["fpga_share"] > 0.9
+    assert str(tmp_path) not in json.dumps([made["options"], made["built_with"]]), "no path of this machine ships"
     assert FpgaCompiler().check("fpga", "arria10", "fp16").ok
 
 
@@ -447,6 +491,16 @@ def test_a_users_arch_file_is_compiled_for(tmp_path: Path, suite: Path) -> None:
     del suite
     build(request(tmp_path, "fp11", arch=str(arch_file(tmp_path))))
     assert (tmp_path / "arguments.txt").read_text().split("\n")[1] == str(tmp_path / "own.arch")
+
+
+def test_another_arch_file_or_compiler_is_another_build(tmp_path: Path, suite: Path) -> None:
+    compiler, settings = FpgaCompiler(), {"arch": str(arch_file(tmp_path))}
+    before, identity = compiler.settings_identity(settings), compiler.identity()
+    arch_file(tmp_path, ARCH.replace("k_vector : 32", "k_vector : 64"))
+    assert compiler.settings_identity(settings) != before
+    suite.write_text("#!/bin/sh\n")
+    assert compiler.identity() != identity
+    assert compiler.settings_identity({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -470,6 +524,14 @@ def test_without_its_folder_the_examples_are_not_found(
     monkeypatch.delenv("COREDLA_ROOT")
     with pytest.raises(NotAvailable, match="there is no architecture file .COREDLA_ROOT"):
         build(request(tmp_path))
+
+
+def test_a_check_tells_what_stays_on_the_processor() -> None:
+    found = FpgaCompiler().findings(network(), "g", [], "fpga", "arria10", "fp16")
+    assert [(item.node, item.kind, item.blocks) for item in found] == [("Erf_2", "elsewhere", False)]
+    assert found[0].text == "stays on the processor: Erf is not listed"
+    nothing = FpgaCompiler().findings(single("Erf", (1, 4)), "g", [], "fpga", "arria10", "fp16")
+    assert [item.blocks for item in nothing] == [False, True]
 
 
 def test_doctor_promises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

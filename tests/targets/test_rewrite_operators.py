@@ -25,6 +25,7 @@ def test_the_list_for_compilers_is_the_list_of_rules() -> None:
 # -- activations -------------------------------------------------------------------------------------------------------
 
 ACTIVATIONS: list[tuple[str, int, dict[str, Any]]] = [
+    ("Abs", 13, {}),
     ("HardSwish", 14, {}),
     ("HardSigmoid", 20, {}),
     ("HardSigmoid", 20, {"alpha": 0.5, "beta": 0.1}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from avsdk import nvidia
-from avsdk.errors import UnknownName
+from avsdk.errors import UnknownName, UsageError
 from avsdk_targets.device import list_devices
 from avsdk_targets.target import all_targets, baseline_targets, known_targets, resolve, resolve_list
 
@@ -90,6 +90,12 @@ def test_a_list_keeps_its_order_and_drops_repeats() -> None:
     assert [target.candidates[0].device for target in hetero] == ["hetero:gpu+cpu", "cpu"]
     with pytest.raises(UnknownName):
         resolve_list(" , ")
+
+
+def test_a_graph_is_not_placed_in_silence() -> None:
+    with pytest.raises(UsageError, match="'encoder=openvino:cpu' places one graph") as caught:
+        resolve_list("encoder=openvino:cpu,decoder=litert:cpu")
+    assert caught.value.fix == "--target openvino:cpu"
 
 
 def test_all_names_every_engine_of_this_processor_and_every_device_once() -> None:

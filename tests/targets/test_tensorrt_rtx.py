@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from tests.targets.nvidia_models import MODELS, STYLE_SPEC, build_each, style_like
+from tests.targets.nvidia_models import MODELS, STYLE_SPEC, build_each, model_of, spec_of, style_like
 
 from avsdk.errors import NotAvailable, UsageError
 from avsdk.worker import call_in_child
@@ -99,8 +100,6 @@ def test_symmetric_quantisation_is_built(built: dict[str, dict[str, Any]]) -> No
 def test_quantisation_that_does_not_fit_is_refused_in_our_words(
     built: dict[str, dict[str, Any]], case: str, reason: str
 ) -> None:
-    import re
-
     assert re.search(reason, built[case]["refused"])
     assert built[case]["fix"]
 
@@ -143,6 +142,29 @@ def test_an_engine_is_built_without_a_gpu_and_says_what_it_needs(arch: str, tmp_
     assert options["profile"]["image"]["max"] == [64, 3, 1024, 1024]
     assert options["precision_shares"]["fp16"] > 0.9
     assert compiled.artifact.shapes is None
+
+
+@pytest.mark.parametrize(("opset", "ir"), [(7, 8), (24, 13), (26, 13)])
+def test_models_of_every_age_are_built(opset: int, ir: int, tmp_path: Path) -> None:
+    nodes, weights = MODELS["attention"][0]()
+    model = model_of(nodes, weights, (1, 6, 16), opset)
+    model.ir_version = ir
+    onnx.save(model, tmp_path / "net.onnx")
+    given = CompileJob(tmp_path / "net.onnx", spec_of(model), "some-gpu", "sm86", "fp16", tmp_path)
+    options = real_compiler().compile(given).artifact.options
+    assert options["precision_shares"]["fp16"] > 0.9
+    assert bool(options.get("rewritten")) == (opset == 26), "newer than its parser knows: converted"
+
+
+@pytest.mark.parametrize("arch", ["sm75", "sm86"])
+def test_attention_is_spelt_out_where_its_parser_would_die(arch: str, tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=2, kv_num_heads=2)
+    model = model_of([node], {}, (1, 6, 16), opset=23)
+    onnx.save(model, tmp_path / "net.onnx")
+    given = CompileJob(tmp_path / "net.onnx", spec_of(model), "some-gpu", arch, "fp16", tmp_path)
+    options = real_compiler().compile(given).artifact.options
+    assert options["rewritten"] == ["Attention spelt out (1)"]
+    assert options["precision_shares"]["fp16"] > 0.9
 
 
 def test_weights_in_a_file_of_their_own_are_found(tmp_path: Path) -> None:

@@ -145,6 +145,14 @@ def test_a_failed_installation_says_why_and_leaves_nothing(
     assert caught.value.exit_code == 3
 
 
+def test_a_library_that_the_system_lacks_is_named_before_anything_is_written(home: Path) -> None:
+    broken = replace(load_toolchain("tiny"), system=("libnowhere.so.9",))
+    with pytest.raises(NotAvailable, match="'tiny' needs the system library libnowhere.so.9") as caught:
+        install(broken, lambda line: None)
+    assert caught.value.fix == "apt-get install libnowhere9"
+    assert not broken.folder.exists()
+
+
 def test_a_small_disk_is_refused_before_anything_is_written(home: Path) -> None:
     with pytest.raises(DiskFull, match="MB are free"):
         install(replace(load_toolchain("tiny"), size_mb=10**9), lambda line: None)

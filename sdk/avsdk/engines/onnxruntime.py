@@ -43,8 +43,14 @@ class OnnxRuntimeSession(Session):
         device = self.artifact.device
         options = self._session_options(runtime)
         try:
-            fallback = self._fallback()
-            providers = add_provider(runtime, options, device, self.artifact.precision, fallback=fallback)
+            providers = add_provider(
+                runtime,
+                options,
+                device,
+                self.artifact.precision,
+                fallback=self._fallback(),
+                errors=_load_errors(),
+            )
             self._session = runtime.InferenceSession(str(self.file()), options, providers=providers)
         except NotAvailable:
             self._folder.cleanup()

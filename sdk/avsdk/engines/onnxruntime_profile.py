@@ -12,6 +12,7 @@ _PRECISIONS = {
     "float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "uint8": "int8", "int8": "int8",
 }  # fmt: skip
 _NARROW_FIRST = ("int8", "fp16", "bf16", "fp32", "fp64")
+_CONVERSIONS = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
@@ -28,9 +29,10 @@ def placement_of(kernels: Sequence[Mapping[str, Any]], devices: Mapping[str, str
 
 
 def precision_shares_of(kernels: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of FLOPs per precision."""
+    """Share of FLOPs per precision; kernels that only change the type count where there are no others."""
+    computing = [arguments for arguments in kernels if arguments.get("op_name") not in _CONVERSIONS]
     shares: Counter[str] = Counter()
-    for arguments in kernels:
+    for arguments in computing or kernels:
         shares[_precision(arguments)] += _flops(arguments)
     total = sum(shares.values()) or 1
     return {name: count / total for name, count in shares.items() if count}

@@ -5,10 +5,14 @@ The package ``onnxruntime`` comes as a parameter: which module of that name is i
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module, util
+from pathlib import Path
 from typing import Any
 
 from avsdk.errors import NotAvailable
@@ -40,7 +44,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "tensorrt": Provider("TensorrtExecutionProvider", "pip install 'avsdk[onnxruntime-gpu,tensorrt]'", fused=True),
     "nv_tensorrt_rtx": Provider(
         "NvTensorRTRTXExecutionProvider",
-        "pip install onnxruntime-ep-nv-tensorrt-rtx",
+        "pip install onnxruntime-ep-nv-tensorrt-rtx-cu12 nvidia-cuda-runtime-cu12",
         fused=True,
         plugin="onnxruntime_ep_nv_tensorrt_rtx",
     ),
@@ -84,10 +88,18 @@ def provider_options(device: str, precision: str) -> dict[str, str]:
     }
 
 
-def add_provider(runtime: Any, options: Any, device: str, precision: str, *, fallback: bool) -> list[Any] | None:
+def add_provider(
+    runtime: Any,
+    options: Any,
+    device: str,
+    precision: str,
+    *,
+    fallback: bool,
+    errors: tuple[type[Exception], ...] = (RuntimeError,),
+) -> list[Any] | None:
     """Put the device's provider into the session's options, or return it for the session's ``providers``.
 
-    Without ``fallback`` no node may go to the CPU provider: the session refuses to open.
+    Without ``fallback`` no node may go to the CPU provider: the session refuses to open. ``errors`` are the package's.
     Raises ``NotAvailable`` where the provider's own library cannot be loaded.
     """
     provider, given = PROVIDERS[device], provider_options(device, precision)
@@ -97,13 +109,27 @@ def add_provider(runtime: Any, options: Any, device: str, precision: str, *, fal
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     if not fallback:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    _load_cuda(runtime)
     if provider.name in runtime.get_available_providers():
         return [(provider.name, given), *(["CPUExecutionProvider"] if fallback else [])]
-    options.add_provider_for_devices(_plugin_devices(runtime, provider)[:1], given)
+    options.add_provider_for_devices(_plugin_devices(runtime, provider, (*errors, OSError))[:1], given)
     return None
 
 
-def _plugin_devices(runtime: Any, provider: Provider) -> list[Any]:
+def _load_cuda(runtime: Any) -> None:
+    """Load the CUDA libraries that pip installed, which no search path names. The provider reports those it lacks."""
+    preload = getattr(runtime, "preload_dlls", None)  # since ONNX Runtime 1.21
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            preload()
+    packages = util.find_spec("nvidia")
+    for folder in packages.submodule_search_locations or () if packages else ():
+        for library in sorted(Path(folder).glob("*/lib/libcudart.so.*")):  # the plug-in's, whatever this package is
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+
+
+def _plugin_devices(runtime: Any, provider: Provider, errors: tuple[type[Exception], ...]) -> list[Any]:
     """Register the provider's library, once in a process, and list the GPUs that it serves."""
     plugin = import_module(provider.plugin)
     name = plugin.get_ep_name()
@@ -116,7 +142,7 @@ def _plugin_devices(runtime: Any, provider: Provider) -> list[Any]:
         return found
     try:
         runtime.register_execution_provider_library(name, plugin.get_library_path())
-    except (RuntimeError, OSError, ValueError) as error:
+    except errors as error:
         raise NotAvailable(
             f"the library of {provider.name} cannot be loaded: {str(error).splitlines()[0]}",
             expected="its CUDA runtime beside it, and an RTX GPU",

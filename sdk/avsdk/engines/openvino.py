@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -152,6 +152,15 @@ class OpenVinoSession(Session):
             require_settings(unit, self._settings, partial(self._property, unit), self.threads)
         if self._settings.get("cache") == "yes":
             self.loaded_from_cache = bool(self._compiled.get_property("LOADED_FROM_CACHE"))
+        self.remarks = tuple(self._remarks())
+
+    def _remarks(self) -> Iterator[str]:
+        if self.loaded_from_cache:
+            yield f"OpenVINO loaded graph {self.graph.name!r} from its cache (LOADED_FROM_CACHE)"
+        if "cpu" in self._units and self._placement.get("cpu", 1.0):
+            threads = int(str(self._property("cpu", "INFERENCE_NUM_THREADS")))
+            if threads < self.threads:
+                yield f"OpenVINO runs graph {self.graph.name!r} with {threads} threads, not {self.threads}"
 
     def _hint_read_back(self, unit: str) -> str:
         kind: Any = self._property(unit, "INFERENCE_PRECISION_HINT")
@@ -163,8 +172,11 @@ class OpenVinoSession(Session):
             return 1
         return max(1, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
 
+    def _given(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        return {name: value_from_array(array) for name, array in feeds.items() if name not in self._unread}
+
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        given = {name: value_from_array(array) for name, array in feeds.items() if name not in self._unread}
+        given = self._given(feeds)
         request = self._requests.get()
         try:
             # By default both ways are copied. The outputs must be, once: the next run writes over the runtime's memory.
@@ -183,24 +195,24 @@ class OpenVinoSession(Session):
             self.run(self.example_feeds())
         devices = [str(name).partition(".")[0].lower() for name in self._compiled.get_property("EXECUTION_DEVICES")]
         placement = self._placement or {name: 1.0 / len(devices) for name in devices}
-        if "npu" in self._units:  # its plugin shows no executed graph, only what the blob was compiled for
-            shares = {_PRECISIONS[self._hint_read_back("npu")]: 1.0}
-        else:
-            shares = self._executed_shares()
-        return Execution(device=self.artifact.device, placement=placement, precision_shares=shares)
+        return Execution(self.artifact.device, placement, self._executed_shares())
 
     def _executed_shares(self) -> dict[str, float]:
         """The shares of the executed graph. With dynamic sizes the plugin shows one stream's graph, which knows its
-        sizes once that stream has run; so all are made to run at once, should it not be the one that did.
+        sizes once that stream has run; so all are made to run at once, should it not be the one that did. An NPU shows
+        no executed graph, only what its blob was compiled for.
         """
+        if self._units == ("npu",):
+            return {_PRECISIONS[self._hint_read_back("npu")]: 1.0}
         shares = _precision_shares(self._compiled.get_runtime_model())
-        feeds = self.example_feeds()
-        for _ in range(_TRIES):
+        count = self._request_count()
+        given = self._given(self.example_feeds()) if count > 1 and not shares else {}
+        for _ in range(_TRIES if count > 1 else 0):
             if shares:
                 break
-            taken = [self._requests.get() for _ in range(self._request_count())]
+            taken = [self._requests.get() for _ in range(count)]
             for request in taken:
-                request.start_async(feeds, share_inputs=True)
+                request.start_async(given, share_inputs=True)
             for request in taken:
                 request.wait()
                 self._requests.put(request)

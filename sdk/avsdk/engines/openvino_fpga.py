@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avsdk.engines.openvino import OpenVinoSession
-from avsdk.errors import NotAvailable, SilentFallback
+from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
 from avsdk.session import Availability, Execution
 
 _PLUGIN_FILES = ("lib/plugins.xml", "bin/plugins.xml", "runtime/plugins.xml")
@@ -63,7 +63,14 @@ class FpgaSession(OpenVinoSession):
 
     def _execution(self) -> Execution:
         """The shares are those of the compile-time plan: the suite's plugin shows no executed graph."""
-        share = float(self.artifact.options.get("report", {}).get("fpga_share", 0.0))
+        report = self.artifact.options.get("report")
+        share = report.get("fpga_share") if isinstance(report, dict) else None
+        if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise BundleRefused(
+                f"the artifact's report gives the FPGA the share {share!r}",
+                expected="a number from 0 to 1, as the compiler writes it",
+                fix="export the bundle again",
+            )
         shares = {self.artifact.precision: share, "fp32": 1.0 - share}
         return Execution(self.artifact.device, {"fpga": share, "cpu": 1.0 - share}, shares)
 

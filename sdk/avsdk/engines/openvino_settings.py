@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from avsdk.engines.openvino_devices import PLUGINS, device_units
 from avsdk.errors import AvsdkError, SilentFallback, UnknownName, UsageError
-from avsdk.files import cache_home
+from avsdk.files import cache_home, typed_write_errors
 
 _COUNT = re.compile(r"[1-9][0-9]{0,2}")
 
@@ -67,16 +66,16 @@ SETTINGS: Mapping[str, Setting] = {
     "cache": Setting(
         "CACHE_DIR",
         "keep compiled models in $AVSDK_HOME/openvino-cache: yes or no (the default)",
-        ("cpu", "gpu", "npu"),
+        ("cpu", "gpu"),  # an NPU's blob is compiled already
         _SWITCH,
     ),
 }
 
 
-def checked_settings(
-    given: Mapping[str, Any], device: str, *, refused: type[AvsdkError] = UsageError
-) -> dict[str, str]:
+def checked_settings(given: object, device: str, *, refused: type[AvsdkError] = UsageError) -> dict[str, str]:
     """The settings of ``given`` as text. Raises ``refused`` for an unknown one, a wrong value, or another device's."""
+    if not isinstance(given, Mapping):
+        raise refused(f"the settings of openvino are {given!r}", expected="names with values")
     found = {}
     for name, value in given.items():
         if name not in SETTINGS:
@@ -116,7 +115,8 @@ def cache_properties(settings: Mapping[str, str]) -> dict[str, str]:
     if settings.get("cache") != "yes":
         return {}
     folder = cache_home() / "openvino-cache"
-    folder.mkdir(parents=True, exist_ok=True)
+    with typed_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return {"CACHE_DIR": str(folder)}
 
 
@@ -128,11 +128,13 @@ def require_settings(unit: str, settings: Mapping[str, str], read: Callable[[str
             continue
         asked, found = setting.plugin_word(value), plain(read(setting.name))
         if found != asked:
-            least = f" with {threads} threads" if unit == "cpu" else ""
+            on_threads = unit == "cpu" and name == "streams"  # a stream has one thread at least
             raise SilentFallback(
-                f"OpenVINO's {PLUGINS[unit]} plugin was asked for {setting.name}={asked} and set {found}{least}",
+                f"OpenVINO's {PLUGINS[unit]} plugin was asked for {setting.name}={asked} and set {found}"
+                + (f" with {threads} threads" if on_threads else ""),
                 expected=asked,
-                fix=f"export without --set openvino.{name}={value}, or run with more threads: --threads N",
+                fix=f"export without --set openvino.{name}={value}"
+                + (", or run with more threads: --threads N" if on_threads else ""),
             )
 
 

@@ -106,6 +106,10 @@ class LiteRtCompiler(Compiler):
             found.update({f"{toolchain}/{name}": version for name, version in versions.items()})
         return found
 
+    def route(self, *, program: bool) -> Compiler:
+        """Without a program the ONNX file is converted, by another converter."""
+        return self if program else _OnnxRoute()
+
     def compile(self, job: CompileJob) -> Compiled:
         """Build by the route of the source; the other one is taken only where the first fails, and is said."""
         _require_settings(job.options)

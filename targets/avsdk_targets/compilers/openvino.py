@@ -6,7 +6,7 @@ The native ONNX reader is used, never ``ovc`` or ``convert_model``; and like eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from avsdk.errors import NotAvailable
 from avsdk.onnx_check import OnnxLimits
 from avsdk.worker import call_in_child
 from avsdk_targets.compiler import Compiler, Verdict
+from avsdk_targets.operator_table import Finding, NodeFact
 from avsdk_targets.rewrite import RewritePlan
 from avsdk_targets.toolchain import PackageNeed
 
@@ -28,6 +29,8 @@ _SERVED = {
 }
 _NPU_PLATFORMS = ("3720", "4000", "5010", "5020")
 _NPU_TRIAL_TIMEOUT_S = 120.0
+_NOT_QUANTISED = "int8 was asked for, and the model has no quantised operation"
+_QUANTISE = "--precision fp32, or quantise the ONNX file first"
 _NPU_LIBRARIES = ("libopenvino_intel_npu_compiler.so", "libopenvino_intel_npu_compiler_loader.so")
 """Intel's archive of the same release holds both in runtime/lib/intel64; the Linux wheel holds neither.
 
@@ -46,7 +49,9 @@ class OpenVinoCompiler(Compiler):
     onnx_limits = OnnxLimits(ir=14, opset=28)
     precisions = ("fp32", "bf16", "fp16")
     devices: Mapping[str, str] = {"gpu": "host", "npu": "host", "hetero": "host"}
-    rewrites = RewritePlan(lacking=frozenset({"Bernoulli", "Celu", "NegativeLogLikelihoodLoss", "SwiGLU"}))
+    rewrites = RewritePlan(
+        opset=(7, 28), lacking=frozenset({"Bernoulli", "Celu", "NegativeLogLikelihoodLoss", "SwiGLU"})
+    )
     settings = {name: f"{setting.meaning} ({setting.allowed})" for name, setting in SETTINGS.items()}
 
     @property
@@ -69,15 +74,41 @@ class OpenVinoCompiler(Compiler):
         return "" if precision == "int8" else super().refusal(device, arch, precision)
 
     def check(self, device: str, arch: str, precision: str) -> Verdict:
-        """Beside the package: for an NPU its compiler library, which is asked to compile a graph of one operation."""
+        """Beside the package: for an NPU its compiler library, which is asked to compile a graph of one operation.
+
+        HETERO compiles when it loads, on the machine that has the devices.
+        """
         verdict = super().check(device, arch, precision)
         units = device_units(device)
         if not verdict.ok and units and not verdict.fix:
             return Verdict(False, verdict.reason, f"--precision {_SERVED[units[0]][0]}")
-        if not verdict.ok or "npu" not in units:
+        if not verdict.ok or device != "npu":
             return verdict
         reason = _npu_trial(str(self.environment().python))
         return Verdict(not reason, reason, _npu_fix(self.identity().get("openvino", "")) if reason else "")
+
+    def findings(
+        self, model: Any, graph: str, nodes: Sequence[NodeFact], device: str, arch: str, precision: str
+    ) -> Sequence[Finding]:
+        """Beside the table: whether the model's own int8 and the precision asked for are of one mind."""
+        found = list(super().findings(model, graph, nodes, device, arch, precision))
+        quantised = _quantised_nodes(model)
+        if precision == "int8" and not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+            found.append(Finding(graph, "", "", "precision", _NOT_QUANTISED, _QUANTISE, blocks=True))
+        elif precision != "int8" and quantised:
+            text = f"its int8 executes as int8, not as {precision}"
+            found.append(Finding(graph, quantised[0], "", "precision", text, "--precision int8", blocks=True))
+        return found
+
+
+def _quantised_nodes(model: Any) -> list[str]:
+    """The nodes whose products are made in int8: a DequantizeLinear feeds them."""
+    made = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return [
+        node.name or f"{node.op_type}_{index}"
+        for index, node in enumerate(model.graph.node)
+        if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.input[0] in made
+    ]
 
 
 @cache
@@ -214,9 +245,9 @@ def _npu_reason(error: RuntimeError) -> str:
 def _require_quantised(model: Any, graph: str) -> None:
     if not any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
         raise NotAvailable(
-            f"graph {graph!r} has no quantised operation, and int8 was asked for",
+            f"graph {graph!r}: {_NOT_QUANTISED}",
             expected="a model with QuantizeLinear and DequantizeLinear nodes",
-            fix="--precision fp32 or bf16, or quantise the ONNX file first",
+            fix=_QUANTISE,
         )
 
 

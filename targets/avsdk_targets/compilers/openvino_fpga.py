@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from avsdk.engines.openvino_devices import last_line
 from avsdk.errors import NotAvailable, ToolchainCrashed
+from avsdk.files import sha256_file
 from avsdk.golden import Sample, read_golden
 from avsdk.onnx_check import OnnxLimits
 from avsdk_targets.compiler import Compiled, CompileJob, Compiler, Verdict
+from avsdk_targets.operator_table import Finding, NodeFact
 from avsdk_targets.prepared import Prepared
 from avsdk_targets.rewrite import RewritePlan
 from avsdk_targets.toolchain import PackageNeed
@@ -44,6 +48,7 @@ class FpgaCompiler(Compiler):
     precisions = ("fp16", "fp11")
     settings: Mapping[str, str] = {"arch": "the .arch file to compile for, in the place of the suite's example"}
     rewrites = RewritePlan(static=True)
+    judged_by = "FPGA AI Suite 2025.3"
 
     @property
     def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -62,6 +67,35 @@ class FpgaCompiler(Compiler):
         if not verdict.ok or shutil.which(_COMPILER):
             return verdict
         return Verdict(False, f"{_COMPILER} of the FPGA AI Suite is not on PATH", _FIX, explains=True)
+
+    def findings(
+        self, model: Any, graph: str, nodes: Sequence[NodeFact], device: str, arch: str, precision: str
+    ) -> Sequence[Finding]:
+        """The nodes that HETERO:FPGA,CPU leaves to the processor; where the FPGA gets none there is no path."""
+        from avsdk_targets.fpga_architecture import Architecture
+        from avsdk_targets.fpga_layers import partition
+
+        del nodes, device, arch
+        layers = partition(model, Architecture("any", precision.upper(), k_vector=64, c_vector=16)).layers
+        found = [
+            Finding(graph, layer.name, layer.op, "elsewhere", f"stays on the processor: {layer.reason}")
+            for layer in layers
+            if not layer.on_fpga
+        ]
+        if len(found) == len(layers):
+            found.append(Finding(graph, "", "", "operator", "nothing of it is the FPGA's to compute", blocks=True))
+        return found
+
+    def identity(self) -> Mapping[str, str]:
+        """Beside the packages: which ``dla_compiler`` it is."""
+        found = shutil.which(_COMPILER)
+        state = Path(found).stat() if found else None
+        return {**super().identity(), _COMPILER: f"{found} {state.st_size} {state.st_mtime_ns}" if state else ""}
+
+    def settings_identity(self, settings: Mapping[str, str]) -> Mapping[str, str]:
+        """Beside the settings: what the user's .arch file holds."""
+        file = Path(settings.get("arch", ""))
+        return {**settings, "arch_sha256": sha256_file(file)} if file.is_file() else settings
 
     def compile(self, job: CompileJob) -> Compiled:
         """Compile; where the suite is not here raise ``Prepared``, with the report to leave beside the ONNX."""
@@ -85,7 +119,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     import onnx
 
     from avsdk_targets.fpga_architecture import architecture_for
-    from avsdk_targets.fpga_report import FpgaReport, measured_accuracy, plan_report, with_sizes
+    from avsdk_targets.fpga_report import measured_accuracy, plan_report, with_sizes
 
     name = request["graph"]["name"]
     options, precision = request["options"], request["precision"]
@@ -94,10 +128,13 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     others = [] if options.get("arch") else [architecture_for(options, item) for item in ("fp16", "fp11")]
     wanted = [architecture, *(item for item in others if item.arch_precision != architecture.arch_precision)]
     planned = plan_report(model, name, architecture)
-    accuracy = measured_accuracy(model, wanted, _samples(request), openvino_runner)
-    report = FpgaReport(name, architecture, planned.plan, accuracy)
+    try:
+        report = replace(planned, accuracy=measured_accuracy(model, wanted, _samples(request), openvino_runner))
+    except RuntimeError as error:  # OpenVINO's: the emulation is worth less than the rest of the report
+        report = replace(planned, unmeasured=f"OpenVINO could not run a part of the graph: {last_line(error)}")
     if shutil.which(_COMPILER) is None:
-        Path(request["out"], _REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        document = {**report.to_json(), "commands": report.commands()}
+        Path(request["out"], _REPORT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         raise NotAvailable(
             "\n  ".join([f"{_COMPILER} is not on PATH, so graph {name!r} was not compiled", *report.lines()]),
             expected=f"{_COMPILER} of the FPGA AI Suite",
@@ -127,7 +164,7 @@ def _compiled(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     for index, item in enumerate(request["graph"]["outputs"]):
         model.output(index).get_tensor().set_names({item["name"]})
     openvino.save_model(model, out / f"{name}.xml", compress_to_fp16=False)
-    log = _run(dla_command(str(march), f"{name}.xml", f"{name}.compiled.bin"), out)
+    log = _run(dla_command(str(march), f"{name}.xml", f"{name}.compiled.bin", report.batch), out)
     if not (out / f"{name}.compiled.bin").is_file():
         raise ToolchainCrashed(f"{_COMPILER} ended well and wrote no {name}.compiled.bin:\n{log}", fix=_FIX)
     shutil.copyfile(march, out / f"{name}.arch")
@@ -135,7 +172,10 @@ def _compiled(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     return {
         "files": [f"{name}.compiled.bin", f"{name}.arch", f"{name}.xml", f"{name}.bin"],
         "options": {"arch_precision": report.architecture.arch_precision, "report": report.to_json(), "log": log},
-        "built_with": {"openvino": version, _COMPILER: str(shutil.which(_COMPILER))},
+        "built_with": {
+            "openvino": version,
+            _COMPILER: f"sha256 {sha256_file(Path(str(shutil.which(_COMPILER))))[:12]}",
+        },
     }
 
 

@@ -15,8 +15,8 @@ from avsdk_targets.rewrite import RewritePlan
 from avsdk_targets.toolchain import PackageNeed
 
 LACKING = frozenset({
-    "AffineGrid", "Attention", "CastLike", "Celu", "CenterCropPad", "Einsum", "GRU", "Gelu", "GroupNormalization",
-    "HardSigmoid", "HardSwish", "LSTM", "LayerNormalization", "MeanVarianceNormalization", "Mish",
+    "Abs", "AffineGrid", "Attention", "CastLike", "Celu", "CenterCropPad", "Einsum", "GRU", "Gelu",
+    "GroupNormalization", "HardSigmoid", "HardSwish", "LSTM", "LayerNormalization", "MeanVarianceNormalization", "Mish",
     "NegativeLogLikelihoodLoss", "RMSNormalization", "RotaryEmbedding", "SoftmaxCrossEntropyLoss", "Swish",
 })  # fmt: skip
 """What OpenVINO 2021.4 does not read, or its Myriad plugin does not compile, and is spelt out before."""

@@ -43,6 +43,9 @@ _KNOWN_FAILURES = (
 """Texts of OpenVINO 2021.4.2 -> what they mean -> what to do."""
 
 
+_PLACE_IN_SOURCE = re.compile(r"^/\S+:\d+:?\s*")
+
+
 def build(request: dict[str, Any]) -> dict[str, Any]:
     """Compile one graph at fixed sizes. Raises ``NotAvailable`` for what Myriad X or its compiler cannot take."""
     from openvino.inference_engine import IECore, get_version
@@ -173,4 +176,4 @@ def _meaning(text: str) -> tuple[str, str]:
         if match:
             return meaning.format(*match.groups()), fix
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else type(text).__name__, _OTHER_TARGET
+    return _PLACE_IN_SOURCE.sub("", lines[-1]) if lines else "it gave no reason", _OTHER_TARGET

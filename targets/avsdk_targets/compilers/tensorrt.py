@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from avsdk.errors import NotAvailable
@@ -50,7 +51,7 @@ class TensorRtCompiler(Compiler):
         "version_compatible": "on: the file also runs with later versions (off by default)",
         "hardware_compatibility": "none (default), ampere_plus, same_compute_capability: which GPUs may run it",
     }
-    rewrites = RewritePlan(opset=(9, 22), ir=12, lacking=LACKING)
+    rewrites = RewritePlan(opset=(7, 22), ir=12, lacking=LACKING)
 
     @property
     def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -96,21 +97,22 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     """Cast where asked, parse, set the profile, time and build. Runs in the child, on a machine with the GPU."""
     import tensorrt
 
-    version = str(tensorrt.__version__)
+    version, options = str(tensorrt.__version__), request["options"]
     gpu = _gpu_for(request["arch"])
-    made = EngineBuild(Vendor(tensorrt, "TensorRT", "tensorrt"), request)
-    requires = _compatibility(tensorrt, made.config, request["options"], gpu, version)
-    limit = number_setting(request["options"], "workspace_mb", 1, 1 << 20)
-    if limit is not None:
-        made.config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, limit << 20)
-    level = number_setting(request["options"], "optimization_level", 0, 5)
-    if level is not None:
-        made.config.builder_optimization_level = level
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu.name}-{gpu.arch}-{gpu.driver}-{version}") + ".timing"
-    cache = made.config.create_timing_cache(cached_bytes(_ROOM, name)) or made.config.create_timing_cache(b"")
-    made.config.set_timing_cache(cache, ignore_mismatch=False)
-    answer = made.finish(requires, {"version_compatible": "on" if "minimum" in requires else "off"})
-    keep_bytes(_ROOM, name, bytes(cache.serialize()))
+    with TemporaryDirectory(prefix="avsdk-network-") as folder:
+        made = EngineBuild(Vendor(tensorrt, "TensorRT", "tensorrt"), request, folder)
+        requires = _compatibility(tensorrt, made.config, options, gpu, version)
+        limit = number_setting(options, "workspace_mb", 1, 1 << 20)
+        if limit is not None:
+            made.config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, limit << 20)
+        level = number_setting(options, "optimization_level", 0, 5)
+        if level is not None:
+            made.config.builder_optimization_level = level
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu.name}-{gpu.arch}-{gpu.driver}-{version}") + ".timing"
+        cache = made.config.create_timing_cache(cached_bytes(_ROOM, name)) or made.config.create_timing_cache(b"")
+        made.config.set_timing_cache(cache, ignore_mismatch=False)
+        answer = made.finish(requires, {"version_compatible": "on" if "minimum" in requires else "off"})
+        keep_bytes(_ROOM, name, bytes(cache.serialize()))
     return {**answer, "options": {**answer["options"], "gpu": gpu.name}}
 
 

@@ -7,6 +7,7 @@ graph was accepted, not that it runs: the parity record of such a bundle says ``
 from __future__ import annotations
 
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from avsdk.onnx_check import OnnxLimits
@@ -24,11 +25,11 @@ class TensorRtRtxCompiler(Compiler):
     engine = "tensorrt_rtx"
     package = PackageNeed("tensorrt_rtx", "tensorrt-rtx-cu12", "1.7", "1.8")
     toolchain = "tensorrt_rtx"
-    onnx_limits = OnnxLimits(ir=12, opset=22)
+    onnx_limits = OnnxLimits(ir=13, opset=24)
     precisions = PRECISIONS
     needs_ranges = True
     settings = SETTINGS
-    rewrites = RewritePlan(opset=(9, 22), ir=12, lacking=LACKING)
+    rewrites = RewritePlan(opset=(7, 24), ir=13, lacking=LACKING)
 
     @property
     def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -50,7 +51,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     import tensorrt_rtx
 
     arch = request["arch"]
-    made = EngineBuild(Vendor(tensorrt_rtx, "TensorRT for RTX", "tensorrt_rtx"), request)
-    made.config.num_compute_capabilities = 1
-    made.config.set_compute_capability(getattr(tensorrt_rtx.ComputeCapability, _CAPABILITIES[arch]), 0)
-    return made.finish({"arch": arch, "exact": str(tensorrt_rtx.__version__)})
+    with TemporaryDirectory(prefix="avsdk-network-") as folder:
+        made = EngineBuild(Vendor(tensorrt_rtx, "TensorRT for RTX", "tensorrt_rtx"), request, folder)
+        made.config.num_compute_capabilities = 1
+        made.config.set_compute_capability(getattr(tensorrt_rtx.ComputeCapability, _CAPABILITIES[arch]), 0)
+        return made.finish({"arch": arch, "exact": str(tensorrt_rtx.__version__)})

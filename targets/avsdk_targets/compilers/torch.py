@@ -12,10 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from avsdk.engines.torch import MODES, vouch_for
+from avsdk.engines.torch import MODES, TorchSession, vouch_for
 from avsdk.errors import UnknownName
 from avsdk.onnx_check import OnnxLimits
-from avsdk_targets.compiler import Compiled, CompileJob, Compiler
+from avsdk.session import Availability
+from avsdk_targets.compiler import Compiled, CompileJob, Compiler, Verdict
 from avsdk_targets.toolchain import PackageNeed
 
 
@@ -41,6 +42,12 @@ class TorchCompiler(Compiler):
         if device not in self.devices or arch != "host":
             return f"it runs models on this machine's cpu or cuda, not on {device}"
         return super().refusal(device, arch, precision)
+
+    def check(self, device: str, arch: str, precision: str) -> Verdict:
+        """A baseline is built where it is measured, so the device must be here."""
+        verdict = super().check(device, arch, precision)
+        state = TorchSession.availability(device) if verdict.ok else Availability(True)
+        return verdict if state.ok else Verdict(False, state.reason, state.fix)
 
     def compile(self, job: CompileJob) -> Compiled:
         """As any compiler, and notes that the program was made here."""

@@ -1,10 +1,21 @@
-"""Activations spelt out in elementary operators."""
+"""Activations, and other functions of single elements, spelt out in elementary operators."""
 
 from __future__ import annotations
 
 import math
 
 from avsdk_targets.rewrites.draft import CannotSpellOut, Draft
+
+
+def absolute(draft: Draft) -> None:
+    """max(x, -x)."""
+    x = draft.input(0)
+    draft.add("Max", x, draft.add("Neg", x), out=draft.output(0))
+
+
+def cast_like(draft: Draft) -> None:
+    """The cast to the type that the second operand is known to have."""
+    draft.cast(draft.input(0), draft.type(draft.input(1)), out=draft.output(0))
 
 
 def hard_sigmoid(draft: Draft) -> None:

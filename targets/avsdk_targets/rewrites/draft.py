@@ -22,13 +22,23 @@ class CannotSpellOut(Exception):
 
 @dataclass
 class Known:
-    """What is known of a model's tensors: element type, shape (None is an unknown size), value where constant."""
+    """What is known of a model's tensors: element type, shape (None is an unknown size), value where constant.
+
+    ``taken`` are all names, so that a new one is none of them.
+    """
 
     opset: int
     types: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
-    names: Iterator[int] = field(default_factory=lambda: count(1))
+    taken: set[str] = field(default_factory=set)
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def fresh_name(self, prefix: str) -> str:
+        """A name that no tensor has; taken from then on."""
+        name = next(name for number in self.numbers for name in (f"{prefix}{number}",) if name not in self.taken)
+        self.taken.add(name)
+        return name
 
 
 class Draft:
@@ -94,7 +104,7 @@ class Draft:
         key = (op, inputs, *((name, _key(value)) for name, value in attributes.items()))
         if not out and key in self._made:
             return self._made[key]
-        result = out or f"{self._prefix}{next(self.known.names)}"
+        result = out or self.known.fresh_name(self._prefix)
         if not out:
             self._made[key] = result
         self.nodes.append(helper.make_node(op, list(inputs), [result], name=f"{op}__{result}", **attributes))
@@ -144,6 +154,7 @@ def known_of(model: onnx.ModelProto) -> Known:
             _learn(known, item)
         for tensor in graph.initializer:
             _learn_constant(known, tensor.name, tensor)
+        known.taken.update(known.types, (name for node in graph.node for name in (*node.input, *node.output)))
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
                 _learn_constant(known, node.output[0], node.attribute[0].t)

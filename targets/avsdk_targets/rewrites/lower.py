@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper
 
+from avsdk_targets.rewrites.activations import cast_like
 from avsdk_targets.rewrites.draft import CannotSpellOut, Draft, Known
 
 LOWEST = 13
@@ -207,10 +208,6 @@ def _roi_align(draft: Draft, old: defs.OpSchema) -> None:
     _kept(draft, old, without=frozenset({"coordinate_transformation_mode"}))
 
 
-def _cast_like(draft: Draft) -> None:
-    draft.cast(draft.input(0), draft.type(draft.input(1)), out=draft.output(0))
-
-
 def _trilu(draft: Draft) -> None:
     """Opset 14 brought it: a product with zeros and ones, as the sizes are fixed."""
     x = draft.input(0)
@@ -234,4 +231,4 @@ _MOVED: dict[str, tuple[int, Callable[[Draft, defs.OpSchema], None]]] = {
     "RoiAlign": (16, _roi_align),
     "Shape": (15, _shape),
 }
-_GONE: dict[str, Callable[[Draft], None]] = {"CastLike": _cast_like, "Trilu": _trilu}
+_GONE: dict[str, Callable[[Draft], None]] = {"CastLike": cast_like, "Trilu": _trilu}

@@ -105,7 +105,7 @@ def _computed(node: onnx.NodeProto, known: Known, shelf: Shelf) -> list[Array] |
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", known.opset)], ir_version=10)
     try:
         found = iter(ReferenceEvaluator(model).run(None, feeds))
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return None  # left for the engine to compute
     return [np.asarray(next(found)) if name else np.zeros(0) for name in node.output]
 

@@ -18,6 +18,8 @@ from avsdk_targets.rewrites.static import fold, write_sizes
 from avsdk_targets.rewrites.weights import Shelf, replace, save
 
 RULES: Mapping[str, Rule] = {
+    "Abs": activations.absolute,
+    "CastLike": activations.cast_like,
     "Celu": activations.celu,
     "Einsum": einsum.einsum,
     "GRU": recurrent.gru,
@@ -44,8 +46,9 @@ def rewrite(request: dict[str, Any]) -> dict[str, Any]:
     ``opset``: [lowest, newest] or None; ``ir``: the newest, or None; ``lacking``: operators to spell out;
     ``shapes``: of every input, or None to leave sizes as they are. Raises ``NotAvailable`` naming operator and opset.
     """
-    model = onnx.load(request["onnx"])
-    shelf = Shelf(model)
+    source = Path(request["onnx"])
+    model = onnx.load(source, load_external_data=False)
+    shelf = Shelf(model, source.parent)
     work = _Work(model, shelf)
     work.inline_own_functions()
     lowest, newest = request["opset"] or (1, defs.onnx_opset_version())
@@ -62,7 +65,7 @@ def rewrite(request: dict[str, Any]) -> dict[str, Any]:
     work.limit_ir(request["ir"])
     work.check(dict(zip(("lowest", "newest"), (lowest, newest))))
     shelf.restore(work.model)
-    save(work.model, Path(request["out"]))
+    save(work.model, Path(request["out"]), source.parent)
     return {"applied": work.applied}
 
 
@@ -85,7 +88,7 @@ class _Work:
         if self.model.functions:
             count = len(self.model.functions)
             self.model = inlined(self.model, ())
-            self.applied.append(f"{count} functions of the model written out")
+            self.applied.append(f"{count} function{'s' if count > 1 else ''} of the model written out")
 
     def raise_to(self, opset: int) -> None:
         before = self.opset
@@ -147,7 +150,7 @@ class _Work:
         if opset < floor:
             self.model.CopyFrom(self._converted(opset))
         self.model.ir_version = min(
-            self.model.ir_version, helper.find_min_ir_version_for(list(self.model.opset_import))
+            self.model.ir_version, helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
         )
         self.applied.append(f"opset {before} -> {opset}")
 
