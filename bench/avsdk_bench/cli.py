@@ -28,6 +28,19 @@ class Scenario(enum.StrEnum):
     SINGLE_STREAM = "single-stream"
 
 
+_Models = Annotated[
+    list[str],
+    typer.Argument(metavar="BUNDLE|MODEL...", help="Bundles, one named twice is two cells; or models, with --target."),
+]
+_Target = Annotated[
+    str, typer.Option("--target", metavar="T[,T]", help="Build each for these targets too; torch is the baseline.")
+]
+_Axes = Annotated[
+    list[str] | None,
+    typer.Option("--axis", metavar="AXIS=SIZE,...", help="Sizes to run at; may be repeated.", show_default=False),
+]
+
+
 @app.callback()
 def _group() -> None:
     """Measure bundles."""
@@ -35,21 +48,10 @@ def _group() -> None:
 
 @app.command()
 def bench(
-    bundles: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="BUNDLE|MODEL...", help="Bundles, one named twice is two cells; or models, with --target."
-        ),
-    ],
-    target: Annotated[
-        str,
-        typer.Option("--target", metavar="T[,T]", help="Build each for these targets too; torch is the baseline."),
-    ] = "",
+    models: _Models,
+    target: _Target = "",
     precision: Annotated[str | None, typer.Option(help="What is built for --target: fp32, bf16, fp16, fp16w.")] = None,
-    axis: Annotated[
-        list[str] | None,
-        typer.Option("--axis", metavar="AXIS=SIZE,...", help="Sizes to run at; may be repeated.", show_default=False),
-    ] = None,
+    axis: _Axes = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads per cell [default: the cores one may use]")
     ] = None,
@@ -78,7 +80,7 @@ def bench(
     if chart is not None:
         check_chart(chart)
     axes = [sizes_from_text(text) for text in axis or []]
-    request = Request(bundles, target, precision, axes, console.settings_from(settings))
+    request = Request(models, target, precision, axes, console.settings_from(settings))
     plans = _plans(request, threads, seed)
     command = _command(request, axis or [], plans[0].threads, method)
     with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
@@ -106,10 +108,10 @@ def _plans(request: Request, threads: int | None, seed: int) -> list[CellPlan]:
     plans: list[CellPlan] = []
     for subject in subjects_of(request, console.notice):
         if subject.bundle is None:
-            plans.append(absent_plan(subject, request.axes, count))
+            plans.append(absent_plan(subject, count))
         else:
             plans += plans_for(
-                subject.bundle, request.axes, count, seed=seed, name=subject.name, settings=subject.settings
+                subject.bundle, subject.sizes, count, seed=seed, name=subject.name, settings=subject.settings
             )
     return plans
 
@@ -148,7 +150,7 @@ def _cells(row: Row) -> list[object]:
     ci = "{:.4g} .. {:.4g}".format(*row.p50_ci_ms) if row.p50_ci_ms else None
     return [
         Path(row.bundle).name, row.graph, sizes_text(row.shapes),
-        " ".join([f"{row.engine}:{row.device}", *row.settings.values()]),
+        row.place,
         row.effective_precision or row.precision, _short(row.p50_ms), ci, _short(row.p90_ms), _short(row.p99_ms),
         _short(row.throughput_per_s), _short(row.cold_start_ms), _short(row.peak_rss_mb), _short(row.size_mb),
         _state(row),

@@ -48,7 +48,7 @@ class CellPlan:
     precision: str
     threads: int
     sizes: Mapping[str, int]
-    size_mb: float
+    size_mb: float | None
     factory: Callable[..., object]
     arguments: Mapping[str, Any]
     model: Mapping[str, str] = field(default_factory=dict)
@@ -183,7 +183,7 @@ def plans_for(
     return plans
 
 
-def absent_plan(subject: Subject, axes: Sequence[Sizes], threads: int) -> CellPlan:
+def absent_plan(subject: Subject, threads: int) -> CellPlan:
     """The cell of a target that nothing could be built for: a row that says why."""
     assert subject.target is not None
     candidates = subject.target.candidates
@@ -195,8 +195,8 @@ def absent_plan(subject: Subject, axes: Sequence[Sizes], threads: int) -> CellPl
         device=candidates[0].device if candidates else subject.target.name,
         precision=next(iter(subject.target.precisions), ""),
         threads=threads,
-        sizes=dict(axes[0]) if axes else {},
-        size_mb=0.0,
+        sizes=dict(subject.sizes[0]) if subject.sizes else {},
+        size_mb=None,
         factory=cell.open_graph,
         arguments={},
         settings=dict(subject.settings),

@@ -38,7 +38,7 @@ class Row:
     precision: str
     threads: int
     shapes: Mapping[str, int]
-    size_mb: float
+    size_mb: float | None
     status: Status
     scenario: str = SINGLE_STREAM
     reason: str = ""
@@ -71,9 +71,13 @@ class Row:
     @property
     def label(self) -> str:
         """What messages call the row."""
-        place = f"{self.engine}:{self.device}"
-        words = (Path(self.bundle).name, self.graph, sizes_text(self.shapes), place, *self.settings.values())
+        words = (Path(self.bundle).name, self.graph, sizes_text(self.shapes), self.place)
         return " · ".join(word for word in words if word)
+
+    @property
+    def place(self) -> str:
+        """Engine, device and the engine's settings: ``torch:cpu compile``; the device where no engine serves it."""
+        return " ".join([f"{self.engine}:{self.device}".lstrip(":"), *self.settings.values()])
 
 
 @dataclass(frozen=True)

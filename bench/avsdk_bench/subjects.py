@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from avsdk.bundle import Bundle, is_bundle, open_bundle
-from avsdk.errors import AvsdkError, UnknownName, UsageError
+from avsdk.errors import AvsdkError, NotAvailable, UnknownName, UsageError
 from avsdk.files import cache_home
 from avsdk.spec import Sizes
 from avsdk_targets.build import Exporter, ExportOptions, find_source
@@ -25,7 +25,8 @@ Notice = Callable[[str], None]
 class Subject:
     """One thing to measure. ``name`` is what the user typed, ``settings`` how its engine runs it, where it can choose.
 
-    Where no bundle could be had for ``target``, ``absent`` says why.
+    ``sizes`` are those to run at; none means what the bundle was built at. Where no bundle could be had for ``target``,
+    ``absent`` says why.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Subject:
     settings: Mapping[str, str] = field(default_factory=dict)
     target: Target | None = None
     absent: AvsdkError | None = None
+    sizes: tuple[Sizes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,16 @@ def subjects_of(request: Request, notice: Notice) -> list[Subject]:
     """Each bundle as it is, and each model, bundles included, built for each target.
 
     A target that cannot be built for is a subject without a bundle, and the others go on; what turns out to be the same
-    build twice is one subject. Raises ``UsageError`` for a model without a target.
+    build twice is one subject. Raises ``UsageError`` for a model without a target, and for what was typed wrong.
     """
     targets = resolve_list(request.target) if request.target else ()
     found: list[Subject] = []
     for model in request.models:
         given = _given(model, targets)
-        found += [Subject(model, given)] if given else []
+        sizes = tuple(request.axes) or _built_sizes(given)
+        found += [Subject(model, given, sizes=sizes)] if given else []
         wanted = [target for target in targets if given is None or not _is_for(given, target)]
-        for subject in _built(model, wanted, request, notice):
+        for subject in _built(model, wanted, request, sizes, notice):
             known = [other.bundle.path for other in found if other.bundle is not None]
             if subject.bundle is None or subject.bundle.path not in known:
                 found.append(subject)
@@ -105,25 +108,36 @@ def _is_for(bundle: Bundle, target: Target) -> bool:
     return any(item in built_for and item[0] == manifest.engine for item in own)
 
 
-def _built(model: str, targets: Sequence[Target], request: Request, notice: Notice) -> Iterator[Subject]:
+def _built_sizes(bundle: Bundle | None) -> tuple[Sizes, ...]:
+    """The fixed sizes of a bundle of one graph, so that what is built beside it runs at the same."""
+    if bundle is None or len(bundle.manifest.spec.graphs) > 1:
+        return ()
+    return tuple(dict(item.shapes) for item in bundle.manifest.artifacts if item.shapes is not None)
+
+
+def _built(
+    model: str, targets: Sequence[Target], request: Request, sizes: tuple[Sizes, ...], notice: Notice
+) -> Iterator[Subject]:
     for target in targets:
         try:
             compiler = plan_target(target, request.precision).compiler
-            ways = _ways(compiler.engine, compiler.baseline, request.settings)
-        except AvsdkError as error:
-            yield Subject(model, target=target, absent=error)
+        except NotAvailable as error:
+            yield Subject(model, target=target, absent=error, sizes=sizes)
             continue
-        for settings in ways:
-            options = ExportOptions(
-                cache_home() / "bundles", request.precision, sizes=tuple(request.axes), settings=settings
-            )
-            shown = {name.partition(".")[2]: value for name, value in settings.items()
-                     if name.startswith(f"{compiler.engine}.")}  # fmt: skip
+        for settings in _ways(compiler.engine, compiler.baseline, request.settings):
+            shown = {
+                name.partition(".")[2]: value
+                for name, value in settings.items()
+                if name.startswith(f"{compiler.engine}.")
+            }
+            options = ExportOptions(cache_home() / "bundles", request.precision, sizes=sizes, settings=settings)
             try:
                 with Exporter(model, options, notice) as exporter:
-                    yield Subject(model, exporter.build(target).bundle, shown, target)
+                    yield Subject(model, exporter.build(target).bundle, shown, target, sizes=sizes)
+            except UsageError:
+                raise
             except AvsdkError as error:
-                yield Subject(model, settings=shown, target=target, absent=error)
+                yield Subject(model, settings=shown, target=target, absent=error, sizes=sizes)
 
 
 def _ways(engine: str, baseline: Sequence[Mapping[str, str]], given: Mapping[str, str]) -> list[dict[str, str]]:

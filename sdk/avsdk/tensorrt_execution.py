@@ -74,10 +74,17 @@ class EngineFileSession(Session):
 
     def _open(self) -> None:
         self._refuse_unvouched()
-        trt = self._vendor()
-        self._gpu = GpuStream(_index_of(self.requirements().arch))
-        self._sizes: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
+        try:
+            trt = self._vendor()
+        except (ImportError, OSError) as error:
+            raise NotAvailable(
+                f"the package {self.module} is installed and cannot be loaded: {error}",
+                expected="its own libraries beside it",
+                fix=self.install,
+            ) from error
         self._logger = recording_logger(trt)
+        self._sizes: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
+        self._gpu = GpuStream(_index_of(self.requirements().arch))
         self._graphs = self.captures and self._setting("cuda_graph", "on") == "on"
         try:
             self._runtime = trt.Runtime(self._logger)

@@ -94,9 +94,9 @@ class FolderCache:
 
 @contextlib.contextmanager
 def work_folder() -> Iterator[Path]:
-    """A folder to build in, beside the cache so that what is done is moved there; where that disk is full or not ours, among
-    the temporary files.
+    """A folder to build in, beside the cache, so that what is done is moved there.
 
+    Where that disk is full or not ours it lies among the temporary files.
     What processes that are gone left there is swept away first.
     """
     beside = cache_home() / "work"

@@ -1,4 +1,4 @@
-"""The commands of this package, each in a module of its own: ``check``, ``devices``, ``doctor``, ``export``, ``toolchain``."""
+"""The commands of this package, each in a module of its own."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ _OWN = ("", "ai.onnx")
 
 
 def examine(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Per build (``engine``, ``device``, ``arch``, ``precision``, ``shapes``, ``program``): findings, and what will be rewritten.
+    """Per build: findings, and what will be rewritten.
+
+    A build has ``engine``, ``device``, ``arch``, ``precision``, ``shapes``, ``program`` (whether there is one).
 
     ``onnx`` is the file, ``graph`` its name, as texts. The answer holds ``applied``, and ``findings`` as documents.
     """

@@ -122,7 +122,8 @@ def _report_target(name: str, done: list[Any], failed: list[Any], skipped: list[
     for passed in item.passed_over:
         show(f"  passed over {passed}")
     parity = manifest.parity
-    show(f"  parity {parity.verdict} on {parity.executed_on}, {parity.samples} samples {parity.reason}".rstrip())
+    reason = f"; {parity.reason}" if parity.reason else ""
+    show(f"  parity {parity.verdict} on {parity.executed_on}, {parity.samples} samples{reason}")
     for output in parity.outputs:
         show(
             f"    {output.graph}/{output.name}: SNR {output.snr_db:.1f} dB, cosine {output.cosine:.7f}, "

@@ -11,7 +11,8 @@ from avsdk.errors import NotAvailable
 class Prepared(NotAvailable):
     """Nothing was compiled, and the exported ONNX is left for whoever can.
 
-    A compiler raises it in ``compile``, in this process, with ``report``: texts, or files' bytes, to leave beside the ONNX, by file name.
+    A compiler raises it in ``compile``, in this process, with ``report``: texts, or files' bytes, to leave beside the
+    ONNX, by file name.
     ``path`` is the folder that was left, set by the export.
     """
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from avsdk.errors import NotAvailable
+from avsdk.errors import NotAvailable, UsageError
 from avsdk_bench import plan, subjects
 from avsdk_bench.cli import app
 from avsdk_bench.plan import absent_plan, plans_for
 from avsdk_bench.subjects import Request, Subject, measured_here, subjects_of
+from avsdk_targets.build import ExportOptions
 from avsdk_targets.target import resolve
 
 pytest.importorskip("onnxruntime", reason="the cells need a runtime: pip install 'avsdk[onnxruntime]'")
@@ -94,6 +95,59 @@ def test_a_bundle_that_is_already_for_the_target_is_one_subject(make_bundle) -> 
     assert len(named_twice) == 2
 
 
+class Recorder:
+    """Stands in for the exporter and builds nothing."""
+
+    sizes: list[object] = []
+
+    def __init__(self, model: str, options: ExportOptions, notice: object) -> None:
+        Recorder.sizes.append(options.sizes)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def build(self, target: object) -> None:
+        raise NotAvailable("nothing is built here")
+
+
+def test_what_is_built_beside_a_bundle_has_its_sizes(make_bundle, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(subjects, "Exporter", Recorder)
+    monkeypatch.setattr(Recorder, "sizes", [])
+    built = {"batch": 1, "height": 16, "width": 20}
+    path = str(make_bundle("a", engine="litert", shapes=built))
+    own, other = subjects_of(Request([path], "onnxruntime:cpu"), lambda text: None)
+    assert own.sizes == other.sizes == (built,)
+    asked = subjects_of(Request([path], "onnxruntime:cpu", axes=[{"height": 32}]), lambda text: None)
+    assert [subject.sizes for subject in asked] == [({"height": 32},)] * 2
+    assert Recorder.sizes == [(built,), ({"height": 32},)]
+    assert isinstance(other.absent, NotAvailable)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--target", "nosuch"], "unknown target"),
+        (["--target", "torch:cpu", "--set", "torch.mod=eager"], "unknown setting of torch"),
+        (["--target", "onnxruntime:cpu", "--axis", "hight=3"], "hight"),
+        (["--target", "onnxruntime:cpu", "--precision", "fp99"], "unknown precision"),
+    ],
+)
+def test_what_is_typed_wrong_is_no_row(model: Path, arguments: list[str], text: str) -> None:
+    with pytest.raises(UsageError, match=text) as caught:
+        CliRunner().invoke(app, ["bench", str(model), *arguments, *SHORT], catch_exceptions=False)
+    assert caught.value.exit_code == 2
+
+
+def test_a_device_that_no_engine_serves_is_a_row_with_the_reason(model: Path) -> None:
+    result = bench(model, "--target", "nervana-nnp-t")
+    assert result.exit_code == 3
+    assert "Intel ended Nervana" in text_of(result)
+    assert ":nervana" not in result.output
+
+
 def test_the_same_build_asked_for_twice_is_one_subject(model: Path) -> None:
     request = Request([str(model)], "onnxruntime:cpu,onnxruntime", axes=[{"height": 16, "width": 20}])
     found = subjects_of(request, lambda text: None)
@@ -130,7 +184,7 @@ def test_a_cell_moves_into_the_python_of_its_engine(make_bundle, monkeypatch: py
 
 def test_a_target_without_a_bundle_is_a_plan_that_raises_its_reason() -> None:
     error = NotAvailable("no such thing here", fix="get one")
-    cell = absent_plan(Subject("zoo:a/b", target=resolve("torch:cpu"), absent=error), [], 2)
+    cell = absent_plan(Subject("zoo:a/b", target=resolve("torch:cpu"), absent=error), 2)
     assert (cell.engine, cell.device, cell.graph) == ("torch", "cpu", "pipeline")
     with pytest.raises(NotAvailable, match="no such thing here"):
         plan.Cell(cell).open()

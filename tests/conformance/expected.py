@@ -23,6 +23,10 @@ _TOLERANCE = (
 _REASONS = (
     (r"Failed to construct locale", "ONNX Runtime asks the system for the locale en_US.UTF-8, which it may not have"),
     (r"^crashed: (.*)", "the toolchain's process died: {0}"),
+    (r"util::(?:SequenceInsert|SequenceMark)",
+     "OpenVINO's reader keeps no sequence that it cannot take apart again"),
+    (r"'list' object has no attribute|takes tensors, not sequences", "OpenVINO takes tensors, not sequences"),
+    (r"Node::evaluate\(\) is not implemented", "OpenVINO's CPU plugin has no kernel for what its reader made of it"),
     (r"No conversion rule found for operations: (.*)", "OpenVINO's reader has no {0}"),
     (r"cannot read graph 'model': Unsupported type", "OpenVINO's reader knows no tensors of 2 bits or of float8 *fnuz"),
     (r"detailed log: -- (\w+?)-\d+ with a message", "OpenVINO's reader has {0}, and not this form of it"),

@@ -49,11 +49,12 @@ def page(results: Mapping[str, Sequence[Outcome]], absent: Mapping[str, str]) ->
     lines = [
         "# Conformance: the ONNX backend suite through avsdk",
         "",
-        "Written by `make conformance`. The cases are those of `onnx.backend.test` of onnx "
-        f"{metadata.version('onnx')} (groups node, simple, pytorch-converted, pytorch-operator; the group real",
-        "downloads its models and is left out). Nobody here wrote them. Each goes through avsdk's own compiler, with",
-        "the rewrites that it applies, and avsdk's own session, in a child process. Shapes and types must match",
-        "exactly, values within the suite's own tolerances.",
+        f"Written by `make conformance` with `onnx.backend.test` of onnx {metadata.version('onnx')}, whose cases nobody",
+        "here wrote: the groups node, simple, pytorch-converted and pytorch-operator (the group real downloads its",
+        "models and is left out). Each case goes through avsdk's own compiler, with the rewrites that it applies, and",
+        "avsdk's own session, in a child process. Shapes and types must match exactly, values within the suite's own",
+        "tolerances. The known failures stand in `tests/conformance/expected/`; a case that passes unexpectedly fails",
+        "the run too. `make test` runs every tenth case.",
         "",
         f"Machine: {host.cpu}. Packages: numpy {metadata.version('numpy')}, ml_dtypes {metadata.version('ml_dtypes')}.",
         "",

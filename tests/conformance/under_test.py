@@ -175,8 +175,8 @@ def require_close(name: str, reference: Any, found: Any, content: Mapping[str, A
         relative = max(relative, 2**-6) if reference.dtype.name == "bfloat16" else relative
         found, reference = found.astype(np.float32), reference.astype(np.float32)
     if not np.allclose(found, reference, rtol=relative, atol=content["atol"], equal_nan=True):
-        apart = np.abs(found.astype(np.float64) - reference.astype(np.float64))
-        worst, most = float(np.nanmax(apart)), float(np.nanmax(np.abs(reference.astype(np.float64))))
+        apart = np.nan_to_num(np.abs(found.astype(np.float64) - reference.astype(np.float64)), nan=np.inf)
+        worst, most = apart.max(), np.nan_to_num(np.abs(reference.astype(np.float64)), nan=np.inf, posinf=np.inf).max()
         message = f"{name}: largest error {worst:.3g} on {kind} values up to {most:.3g}"
         raise AssertionError(message)
 

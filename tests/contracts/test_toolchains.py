@@ -12,10 +12,11 @@ from avsdk_targets.compiler import Compiler
 from avsdk_targets.compilers.litert import LiteRtCompiler
 from avsdk_targets.compilers.openvino_myriad import MyriadCompiler
 from avsdk_targets.compilers.tensorrt_rtx import TensorRtRtxCompiler
+from avsdk_targets.compilers.xla import XlaCompiler
 from avsdk_targets.toolchain import Toolchain, find, installed, list_toolchains, load_toolchain
 from avsdk_targets.toolchain_install import install
 
-_COMPILERS = (LiteRtCompiler, MyriadCompiler, TensorRtRtxCompiler)
+_COMPILERS = (LiteRtCompiler, MyriadCompiler, TensorRtRtxCompiler, XlaCompiler)
 _TOOLCHAINS = pytest.mark.parametrize("toolchain", list_toolchains(), ids=lambda item: item.name)
 
 

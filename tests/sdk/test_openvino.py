@@ -175,6 +175,33 @@ def test_a_second_load_comes_from_the_cache_that_was_asked_for(
     assert any((tmp_path / "openvino-cache").iterdir())
 
 
+@pytest.mark.parametrize("harm", ["flipped", "truncated", "unrecorded"])
+def test_a_damaged_kept_model_is_made_again(
+    harm: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO itself loads one with a flipped byte, and gives other numbers."""
+    monkeypatch.setenv("AVSDK_HOME", str(tmp_path))
+    feeds = {"x": np.linspace(-1, 1, 64, dtype=np.float32)[None]}
+    with opened(folder, cache="yes") as session:
+        wanted = session.run(feeds)["y"]
+    (kept,) = tmp_path.glob("openvino-cache/*/*.blob")
+    content = bytearray(kept.read_bytes())
+    if harm == "unrecorded":
+        kept.with_suffix(".sha256").unlink()
+    elif harm == "truncated":
+        kept.write_bytes(content[:-9])
+    else:
+        content[len(content) // 2] ^= 0x40
+        kept.write_bytes(content)
+    with opened(folder, cache="yes") as session:
+        assert np.array_equal(session.run(feeds)["y"], wanted)
+        assert not session.loaded_from_cache
+        assert session.remarks == ("OpenVINO's kept model of graph 'g' was damaged, and was made again",)
+    with opened(folder, cache="yes") as session:
+        assert session.loaded_from_cache
+        assert np.array_equal(session.run(feeds)["y"], wanted)
+
+
 @pytest.mark.parametrize(
     ("settings", "device", "text"),
     [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -197,6 +197,23 @@ def test_a_file_that_the_runtime_refuses_says_why_and_leaves_nothing(
         opened(kind, tmp_path, monkeypatch, Module(cuda, loads=False))
     assert caught.value.failed.endswith(": the version does not match"), "its errors are kept, its warnings are not"
     assert "export" in caught.value.fix
+    assert cuda.retained == 0
+
+
+@BOTH
+def test_a_package_that_cannot_be_loaded_is_typed(
+    kind: Kind, cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: EngineFileSession) -> NoReturn:
+        raise ImportError("libnvinfer.so.10: cannot open shared object file")
+
+    (tmp_path / "x.engine").write_bytes(b"plan")
+    options = {"sha256": hashlib.sha256(b"plan").hexdigest()}
+    session = kind(tmp_path, Artifact("net", kind.engine, "some-gpu", "fp16", ("x.engine",), options=options), SPEC, 1)
+    monkeypatch.setattr(kind, "_vendor", broken)
+    with pytest.raises(NotAvailable, match=r"cannot be loaded: libnvinfer.so.10") as caught:
+        session._open()
+    assert caught.value.fix == kind.install
     assert cuda.retained == 0
 
 

@@ -162,5 +162,5 @@ def test_an_export_says_that_it_may_fall_back(tmp_path: Path, monkeypatch: pytes
         assert len([text for text in exported.notices if "run on the CPU, as asked" in text]) == said
         artifact = exported.bundle.manifest.artifacts[0]
         assert (artifact.options.get("session") == {"fallback": "allow"}) == bool(said)
-        assert artifact.files == ("artifacts/net/0/net.onnx",), "the cast model runs, and is hashed with the rest"
+        assert artifact.files == ("artifacts/model/0/model.onnx",), "the cast model runs, and is hashed with the rest"
         assert artifact.files[0] in exported.bundle.manifest.files

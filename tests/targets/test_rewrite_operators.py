@@ -142,6 +142,22 @@ def test_attention_takes_its_definition(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(after, feeds)[0], wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_with_a_cache_and_no_mask_takes_its_definition(tmp_path: Path) -> None:
+    """An operand that is left out before others, for which the inliner itself has no type."""
+    generator = np.random.default_rng(0)
+    shapes: dict[str, Any] = {name: [1, 2, 4, 8] for name in ("q", "k", "v", "past_k", "past_v")}
+    before = one("Attention", shapes, "q", "k", "v", "", "past_k", "past_v", outputs=3, opset=24)
+    after, applied = rewritten(before, tmp_path, opset=(7, 13), lacking=["CastLike"])
+    assert "Attention spelt out (1)" in applied
+    assert [item.domain for item in after.opset_import] == [""]
+    feeds = {name: normal(generator, *shape) for name, shape in shapes.items()}
+    keys, values = (np.concatenate([feeds[f"past_{name}"], feeds[name]], 2) for name in "kv")
+    scores = np.exp(feeds["q"] @ keys.swapaxes(-1, -2) / np.sqrt(8))
+    found = run(after, feeds)
+    np.testing.assert_allclose(found[0], scores / scores.sum(-1, keepdims=True) @ values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found[1], keys)
+
+
 # -- einsum ------------------------------------------------------------------------------------------------------------
 
 EQUATIONS = [

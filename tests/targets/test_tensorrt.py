@@ -21,9 +21,8 @@ from avsdk.requirements import Requirements
 from avsdk.schema import encode
 from avsdk_targets.compilers import tensorrt as compiler_module
 from avsdk_targets.compilers.tensorrt import TensorRtCompiler, build
-from avsdk_targets.device import load_device
 from avsdk_targets.proof import proof_for
-from avsdk_targets.target import Candidate
+from avsdk_targets.target import resolve
 from avsdk_targets.tensorrt_network import profile_of
 from avsdk_targets.toolchain import Environment
 
@@ -299,7 +298,6 @@ def test_a_build_in_the_child_takes_only_the_gpu_asked_for(monkeypatch: pytest.M
         build({"arch": "sm86", "options": {}})
 
 
-@pytest.mark.parametrize("arch", ["sm75", "sm120", "nvidia"])
-def test_what_is_built_for_a_gpu_is_proven_on_one_or_not_at_all(arch: str) -> None:
-    profile = load_device("rtx-3090")
-    assert proof_for(Candidate("tensorrt", "rtx-3090", arch, profile)).executed_on == "device"
+@pytest.mark.parametrize("name", ["tensorrt_rtx:rtx-3090", "tensorrt:t4", "onnxruntime:nv_tensorrt_rtx"])
+def test_what_is_built_for_a_gpu_is_proven_on_one_or_not_at_all(name: str) -> None:
+    assert proof_for(resolve(name).candidates[0]).executed_on == "device"

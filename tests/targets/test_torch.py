@@ -66,3 +66,8 @@ def test_a_misspelt_mode_gets_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="compiled") as caught:
         TorchCompiler().compile(job(tmp_path, options={"mode": "compiled"}))
     assert "compile" in str(caught.value)
+
+
+def test_doctor_sends_on_to_the_bench() -> None:
+    result = CliRunner().invoke(app, ["doctor", "torch:cpu"])
+    assert "avsdk bench zoo:style_transfer/wave --target torch:cpu" in " ".join(result.stderr.split())

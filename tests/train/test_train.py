@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from avsdk.errors import AvsdkError, CheckpointRefused, DiskFull, NotAvailable, NotMet, UsageError
+from avsdk.errors import AvsdkError, CheckpointRefused, DiskFull, NotAvailable, NotMet, SilentFallback, UsageError
 from avsdk_train import commands, loop
 from avsdk_train.family import Losses, load_family
 from avsdk_train.run import read_spec, weights_file
@@ -253,10 +253,30 @@ def test_no_checkpoint_holds_a_network_that_has_diverged(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("changes", [{"device": "cuda"}, {"device": "auto", "mixed_precision": "fp16"}])
+@pytest.mark.parametrize(
+    "changes", [{"device": "cuda"}, {"device": "tpu"}, {"device": "auto", "mixed_precision": "fp16"}]
+)
 def test_a_device_or_precision_that_is_not_here_is_said(tiny: Any, tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(NotAvailable):
         start(tiny, tmp_path / "run", **changes)
+
+
+def test_another_device_than_was_asked_for_is_a_fallback(
+    tiny: Any, tmp_path: Path, fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop.Accelerator, "device", torch.device("meta"))
+    with pytest.raises(SilentFallback, match="asks for device cpu, and accelerate chose meta"):
+        start(tiny, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("tpu", "words"), [(True, "a TPU"), (False, "no TPU, this processor stands in")])
+def test_what_pytorch_xla_trains_on_is_said(tpu: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Xla:
+        device = torch.device("xla", 0)
+
+    monkeypatch.setattr(loop, "is_torch_xla_available", lambda check_is_tpu: tpu)
+    (notice,) = loop._place(Xla())  # type: ignore[arg-type]
+    assert notice.startswith(f"training on xla:0: {words}")
 
 
 def test_ctrl_c_ends_after_the_step_with_a_checkpoint(

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import is_torch_xla_available, set_seed
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from avsdk.errors import CheckpointRefused, NotAvailable, NotMet, UsageError
+from avsdk.errors import CheckpointRefused, NotAvailable, NotMet, SilentFallback, UsageError
 from avsdk.files import atomic_folder, write_atomic
 from avsdk.host import default_threads
 from avsdk_train.checkpoint import Checkpoint, load_newest, write_checkpoint
@@ -78,7 +78,7 @@ def train(family: Family, recipe: Recipe, data: TrainingData, run: Path) -> Outc
         family.load_weights(network, state_from_model(recipe.init))
     optimiser: Optimizer = Adam(network.parameters(), lr=recipe.learning_rate)
     network, optimiser = accelerator.prepare(network, optimiser)
-    notices: list[str] = []
+    notices = _place(accelerator)
     start = _resume(accelerator, network, optimiser, recipe, run, notices)
     loss = family.loss(recipe, run, accelerator.device)
     with Watch(run, start=start, steps=recipe.steps) as watch, _interrupt_flag() as interrupted:
@@ -143,10 +143,32 @@ def _accelerator(recipe: Recipe) -> Accelerator:
             expected="an NVIDIA card, its driver, and a torch built for CUDA",
             fix="--set device=cpu",
         )
+    if recipe.device == "tpu" and not is_torch_xla_available(check_is_tpu=True):
+        raise NotAvailable(
+            "the recipe asks for device tpu, and PyTorch/XLA sees none",
+            expected="a TPU, and the toolchain xla on its machine",
+            fix="avsdk toolchain install xla, then: avsdk toolchain run xla -- avsdk train ...",
+        )
     if recipe.mixed_precision == "fp16" and (recipe.device == "cpu" or not torch.cuda.is_available()):
         raise NotAvailable("fp16 training needs a GPU", expected="mixed_precision bf16 or no on a CPU",
                            fix="--set mixed_precision=bf16")  # fmt: skip
-    return Accelerator(mixed_precision=recipe.mixed_precision, cpu=recipe.device == "cpu")
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, cpu=recipe.device == "cpu")
+    kind = accelerator.device.type
+    if recipe.device != "auto" and kind != {"tpu": "xla"}.get(recipe.device, recipe.device):
+        raise SilentFallback(
+            f"the recipe asks for device {recipe.device}, and accelerate chose {kind}",
+            expected=recipe.device,
+            fix="train in an environment without torch_xla, or with --set device=auto",
+        )
+    return accelerator
+
+
+def _place(accelerator: Accelerator) -> list[str]:
+    """What PyTorch/XLA trains on, which its device's name does not tell."""
+    if accelerator.device.type != "xla":
+        return []
+    tpu = is_torch_xla_available(check_is_tpu=True)
+    return [f"training on {accelerator.device}: {'a TPU' if tpu else 'no TPU, this processor stands in for one'}"]
 
 
 def _resume(

@@ -52,7 +52,7 @@ class Recipe:
     final_learning_rate: float = 0.05
     clip_norm: float = 0.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "tpu"] = "auto"
     threads: int = 0
     checkpoint_every: int = 250
     preview_every: int = 250

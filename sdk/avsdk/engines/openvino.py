@@ -11,11 +11,13 @@ import queue
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from avsdk.dtypes import PLAIN
+from avsdk.engines.openvino_cache import KeptModels
 from avsdk.engines.openvino_devices import (
     PLUGINS,
     availability,
@@ -24,7 +26,7 @@ from avsdk.engines.openvino_devices import (
     last_line,
     plugin_name,
 )
-from avsdk.engines.openvino_settings import cache_properties, checked_settings, properties_for, require_settings
+from avsdk.engines.openvino_settings import checked_settings, properties_for, require_settings
 from avsdk.engines.openvino_tensors import array_from_tensor, value_from_array
 from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
 from avsdk.requirements import Requirements
@@ -72,6 +74,7 @@ class OpenVinoSession(Session):
         recorded = self.artifact.options.get("session", {})
         self._settings = checked_settings(recorded, self.artifact.device, refused=BundleRefused)
         self._placement: dict[str, float] = {}
+        self._kept: KeptModels | None = None
         try:
             self._compiled = self._load(openvino.Core())
         except RuntimeError as error:
@@ -104,10 +107,18 @@ class OpenVinoSession(Session):
             config = {"DEVICE_PROPERTIES": {PLUGINS[unit]: words[unit] for unit in self._units}}
             model = core.read_model(file)
             self._placement = self._split(model, core.query_model(model, plugin))
-            return core.compile_model(model, plugin, {**config, **cache_properties(self._settings)})
+            return core.compile_model(model, plugin, {**config, **self._kept_in(config)})
         if file.endswith(".blob"):
             return core.import_model(self.file().read_bytes(), plugin, words[self._units[0]])
-        return core.compile_model(file, plugin, {**words[self._units[0]], **cache_properties(self._settings)})
+        own = words[self._units[0]]
+        return core.compile_model(file, plugin, {**own, **self._kept_in(own)})
+
+    def _kept_in(self, words: Mapping[str, object]) -> dict[str, str]:
+        """Where the compiled model is kept, if the settings ask for it."""
+        if self._settings.get("cache") != "yes":
+            return {}
+        self._kept = KeptModels(self.file(), metadata.version("openvino"), words)
+        return {"CACHE_DIR": str(self._kept.folder)}
 
     def _split(self, model: Any, assigned: Mapping[str, str]) -> dict[str, float]:
         """Fix each operation to the device that HETERO gave it; the shares. Raises where the first one got nothing."""
@@ -150,11 +161,14 @@ class OpenVinoSession(Session):
                     fix=f"export with --precision {_PRECISIONS.get(kind, 'fp32')}",
                 )
             require_settings(unit, self._settings, partial(self._property, unit), self.threads)
-        if self._settings.get("cache") == "yes":
+        if self._kept is not None:
             self.loaded_from_cache = bool(self._compiled.get_property("LOADED_FROM_CACHE"))
+            self._kept.record()
         self.remarks = tuple(self._remarks())
 
     def _remarks(self) -> Iterator[str]:
+        if self._kept is not None and self._kept.removed:
+            yield f"OpenVINO's kept model of graph {self.graph.name!r} was damaged, and was made again"
         if self.loaded_from_cache:
             yield f"OpenVINO loaded graph {self.graph.name!r} from its cache (LOADED_FROM_CACHE)"
         if "cpu" in self._units and self._placement.get("cpu", 1.0):

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from avsdk.engines.openvino_devices import PLUGINS, device_units
 from avsdk.errors import AvsdkError, SilentFallback, UnknownName, UsageError
-from avsdk.files import cache_home, typed_write_errors
 
 _COUNT = re.compile(r"[1-9][0-9]{0,2}")
 
@@ -108,16 +107,6 @@ def properties_for(unit: str, settings: Mapping[str, str], precision: str, threa
         if words["PERFORMANCE_HINT"] == "LATENCY":
             words.setdefault("NUM_STREAMS", "1")
     return words
-
-
-def cache_properties(settings: Mapping[str, str]) -> dict[str, str]:
-    """Where compiled models are kept, if the settings ask for it; OpenVINO compares model, options and version."""
-    if settings.get("cache") != "yes":
-        return {}
-    folder = cache_home() / "openvino-cache"
-    with typed_write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return {"CACHE_DIR": str(folder)}
 
 
 def require_settings(unit: str, settings: Mapping[str, str], read: Callable[[str], object], threads: int) -> None:

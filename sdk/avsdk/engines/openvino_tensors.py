@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from avsdk.dtypes import EXTENDED, STRING, from_stored, is_extended, stored
+from avsdk.errors import UsageError
 from avsdk.session import Array
 
 _TYPES = {
@@ -23,6 +24,12 @@ _TYPES = {
 
 def value_from_array(array: Array) -> Any:
     """What the request takes for an input: the array itself, contiguous, or a tensor of a type that numpy lacks."""
+    if not isinstance(array, np.ndarray):
+        raise UsageError(
+            f"OpenVINO takes tensors, not sequences: it was given a {type(array).__name__}",
+            expected="a tensor",
+            fix="--target onnxruntime, or a model whose inputs are tensors",
+        )
     if array.dtype == object:
         return _binding().Tensor(array.astype(str))
     if not is_extended(array.dtype) or array.dtype.name not in _TYPES:

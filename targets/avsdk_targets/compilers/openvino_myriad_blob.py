@@ -112,7 +112,11 @@ def _typed(network: Any, request: dict[str, Any], options: dict[str, Any]) -> tu
     for tensor in request["graph"]["inputs"]:
         name = tensor["name"]
         if name not in network.input_info:
-            raise NotAvailable(f"OpenVINO 2021.4 lost the input {name!r}", expected=str(sorted(network.input_info)))
+            raise NotAvailable(
+                f"OpenVINO 2021.4 dropped the input {name!r}: nothing is computed from it",
+                expected=f"a use of every input; it kept {sorted(network.input_info)}",
+                fix="leave the input out of the model",
+            )
         floating = tensor["dtype"].startswith("float")
         precision = _PRECISIONS[asked] if floating else {"uint8": "U8"}.get(tensor["dtype"], "I32")
         network.input_info[name].precision = precision

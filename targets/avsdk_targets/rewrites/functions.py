@@ -9,6 +9,7 @@ import onnx
 from onnx import defs, helper, inliner
 
 from avsdk_targets.rewrites.draft import CannotSpellOut, Known, graphs_of, known_of
+from avsdk_targets.rewrites.weights import replace
 
 _DOMAIN = "avsdk.bodies"
 
@@ -34,6 +35,7 @@ def inlined(model: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProto:
     try:
         if _make_gapped_local(model, ops):
             model = inliner.inline_local_functions(model)
+            replace(model.opset_import, [item for item in model.opset_import if item.domain != _DOMAIN])
         return inliner.inline_selected_functions(model, [("", op) for op in sorted(ops)], inline_schema_functions=True)
     except (RuntimeError, ValueError) as error:
         raise CannotSpellOut(f"ONNX's own definition cannot be written out: {str(error).strip()[:200]}") from error
@@ -64,11 +66,13 @@ def _body(node: onnx.NodeProto, schema: Any, known: Known, name: str) -> onnx.Fu
         helper.make_tensor_type_proto(known.types[operand], None) if operand in known.types else onnx.TypeProto()
         for operand in node.input
     ]
-    version = max(schema.context_dependent_function_opset_versions)
+    versions: list[int] = schema.context_dependent_function_opset_versions
+    version = max(item for item in versions if item <= known.opset)
     found = schema.get_context_dependent_function_with_opset_version(
         version, node.SerializeToString(), [item.SerializeToString() for item in types]
     )
-    function = onnx.FunctionProto.FromString(found)
+    function = onnx.FunctionProto()
+    function.ParseFromString(found)
     function.name, function.domain = name, _DOMAIN
     return function
 
