@@ -147,9 +147,12 @@ def _nodes(
     outside = {item.name for item in graph.input} - set(held)
     for index, node in enumerate(graph.node):
         fact = _fact(node, index, opsets, types, held)
-        if len(node.input) > 1 and node.input[1] in outside:
-            fact = replace(fact, notes=(*fact.notes, "axes_from_outside"))
-        yield fact
+        notes = ["operand_from_outside"] if outside.intersection(node.input[1:]) else []
+        if any(name and name not in held for name in node.input[1:]):
+            notes.append("operand_not_constant")
+        if any(name in outside and _shape(types.get(name)) == () for name in node.input):
+            notes.append("scalar_from_outside")
+        yield replace(fact, notes=(*fact.notes, *notes)) if notes else fact
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield from _nodes(inner, opsets, types, held)

@@ -44,7 +44,8 @@ class NodeFact:
     definition (``T``), as ONNX writes it (``float``, ``int64``); ``tensors``: every element type that goes in or out.
     ``shapes``: of the inputs, None where unknown. ``given``: attributes, and constant operands of one element as
     ``input.INDEX``. ``notes``: ``weights_beyond_fp16``, ``zero_point``, ``dynamic``,
-    ``empty``, ``large_reduction``, ``axes_from_outside`` (the second operand is an input of the graph).
+    ``empty``, ``large_reduction``, ``operand_not_constant`` (one after the first), ``operand_from_outside``
+    (one after the first is an input of the graph), ``scalar_from_outside``.
     """
 
     name: str

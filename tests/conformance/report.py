@@ -49,7 +49,7 @@ def page(results: Mapping[str, Sequence[Outcome]], absent: Mapping[str, str]) ->
     lines = [
         "# Conformance: the ONNX backend suite through avsdk",
         "",
-        f"Written by `make conformance` with `onnx.backend.test` of onnx {metadata.version('onnx')}, whose cases nobody",
+        f"Written by `make conformance` with the suite of onnx {metadata.version('onnx')}, whose cases nobody",
         "here wrote: the groups node, simple, pytorch-converted and pytorch-operator (the group real downloads its",
         "models and is left out). Each case goes through avsdk's own compiler, with the rewrites that it applies, and",
         "avsdk's own session, in a child process. Shapes and types must match exactly, values within the suite's own",

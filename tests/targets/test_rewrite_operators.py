@@ -131,6 +131,15 @@ def test_operators_that_onnx_defines_by_others_take_their_definition(op: str, tm
     require_same(before, after, {"x": normal(np.random.default_rng(0), 2, 3, 4, 5)}, 1e-4)
 
 
+@pytest.mark.parametrize("op", ["Selu", "Softsign"])
+def test_a_definition_in_newer_operators_serves_an_older_model(op: str, tmp_path: Path) -> None:
+    before = one(op, {"x": [2, 3]}, "x", opset=13)
+    after, _ = rewritten(before, tmp_path, opset=(7, 13), lacking=[op, "Abs"])
+    assert not {op, "Abs"} & ops(after)
+    assert after.opset_import[0].version == 13
+    require_same(before, after, {"x": normal(np.random.default_rng(0), 2, 3)})
+
+
 def test_attention_takes_its_definition(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     shapes: dict[str, Any] = {"q": [1, 2, 4, 8], "k": [1, 2, 6, 8], "v": [1, 2, 6, 8]}

@@ -17,7 +17,8 @@ from avsdk_targets.toolchain import PackageNeed
 LACKING = frozenset({
     "Abs", "AffineGrid", "Attention", "CastLike", "Celu", "CenterCropPad", "Einsum", "GRU", "Gelu",
     "GroupNormalization", "HardSigmoid", "HardSwish", "LSTM", "LayerNormalization", "MeanVarianceNormalization", "Mish",
-    "NegativeLogLikelihoodLoss", "RMSNormalization", "ReduceL1", "RotaryEmbedding", "SoftmaxCrossEntropyLoss", "Swish",
+    "NegativeLogLikelihoodLoss", "RMSNormalization", "ReduceL1", "RotaryEmbedding", "Selu",
+    "SoftmaxCrossEntropyLoss", "Softsign", "Swish",
 })  # fmt: skip
 """What OpenVINO 2021.4 does not read, or its Myriad plugin does not compile, and is spelt out before."""
 

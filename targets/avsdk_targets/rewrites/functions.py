@@ -22,6 +22,13 @@ def has_body(op: str, opset: int) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
+def body_opset(op: str, opset: int) -> int:
+    """The oldest opset, not below this one, whose operators the definition of ``op`` is written in."""
+    schema: Any = defs.get_schema(op, opset)
+    versions: list[int] = [*schema.function_opset_versions, *schema.context_dependent_function_opset_versions]
+    return max(opset, min(versions))
+
+
 def inlined(model: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProto:
     """The model with its own functions, and these operators of ONNX, replaced by their bodies.
 

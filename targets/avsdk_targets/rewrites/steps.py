@@ -13,7 +13,7 @@ from onnx import defs, helper, version_converter
 from avsdk.errors import NotAvailable
 from avsdk_targets.rewrites import activations, einsum, lower, norms, recurrent
 from avsdk_targets.rewrites.draft import CannotSpellOut, Draft, Known, Rule, graphs_of, known_of
-from avsdk_targets.rewrites.functions import has_body, inlined
+from avsdk_targets.rewrites.functions import body_opset, has_body, inlined
 from avsdk_targets.rewrites.static import fold, write_sizes
 from avsdk_targets.rewrites.weights import Shelf, replace, save
 
@@ -128,6 +128,7 @@ class _Work:
                 self._each_node(lambda draft: RULES[draft.node.op_type](draft), known, ours)
             else:
                 self._require_bodies(wanted, newest)
+                self.raise_to(max(body_opset(op, self.opset) for op in wanted))  # lowered again at the end
                 self._inline(wanted)
         self.applied += [f"{op} spelt out ({count})" for op, count in sorted(counted.items())]
 
