@@ -25,6 +25,7 @@ NOT_NAMES = {"backend", "manager", "handler", "helper", "processor", "wrapper", 
 ALLOWED = (
     ("sdk/avsdk/engines/onnxruntime.py", "onnxruntime"),
     ("sdk/avsdk/engines/openvino*.py", "openvino"),
+    ("sdk/avsdk/myriad_stick.py", "openvino"),
     ("sdk/avsdk/engines/litert.py", "ai_edge_litert tflite_runtime"),
     ("sdk/avsdk/engines/tensorrt.py", "tensorrt"),
     ("sdk/avsdk/engines/tensorrt_rtx.py", "tensorrt_rtx"),
@@ -47,6 +48,7 @@ ALLOWED = (
     ("targets/avsdk_targets/compilers/tensorrt.py", "onnx tensorrt"),
     ("targets/avsdk_targets/compilers/tensorrt_rtx.py", "onnx tensorrt_rtx"),
     ("targets/avsdk_targets/compilers/xla.py", "torch torch_xla"),
+    ("targets/avsdk_targets/myriad_blob.py", "openvino"),
     ("targets/*", "onnx typer"),
     ("bench/*", "psutil onnx optuna mlperf_loadgen matplotlib jinja2 ray typer rich"),
 )
@@ -109,7 +111,9 @@ def test_third_party_packages_are_imported_where_they_belong(path: Path) -> None
 
 
 def _runs_on_python_39(path: Path) -> bool:
-    return name_of(path).startswith(("sdk/", "targets/avsdk_targets/compilers/"))
+    return name_of(path).startswith(
+        ("sdk/", "targets/avsdk_targets/compilers/", "targets/avsdk_targets/myriad_blob.py")
+    )
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if _runs_on_python_39(path)], ids=name_of)

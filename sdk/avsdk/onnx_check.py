@@ -28,7 +28,7 @@ _MAX_FIELDS = 20_000_000
 _MAX_LOCATION = 1024
 _EXTERNAL_KEYS = ("location", "offset", "length", "checksum")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_TYPE_BITS = {
+TYPE_BITS = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
     17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2,
 }  # fmt: skip
@@ -336,7 +336,7 @@ def _bytes_needed(tensor: Mapping[str, Any]) -> int:
         if size < 0:
             return 1 << 62
         elements *= size
-    return -(-elements * _TYPE_BITS.get(tensor.get("type", 0), 0) // 8)
+    return -(-elements * TYPE_BITS.get(tensor.get("type", 0), 0) // 8)
 
 
 def _value(item: Mapping[str, Any]) -> ValueFact:

@@ -16,6 +16,9 @@ from avsdk.errors import BundleRefused, NotAvailable
 from avsdk.schema import decode
 
 _GPU = re.compile(r"sm[0-9]{2,3}\+?")
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}(\.?[A-Za-z+-][A-Za-z0-9.+-]{0,60})?")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+_ARCH = re.compile(r"[a-z0-9_+-]{1,40}")
 _MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 
 
@@ -38,7 +41,20 @@ class Requirements:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Requirements:
         """The artifact's option ``requires``, read strictly: a manifest is untrusted."""
-        return decode(cls, options.get("requires", {}), where="requires", refused=BundleRefused)
+        found = decode(cls, options.get("requires", {}), where="requires", refused=BundleRefused)
+        for name, form, expected in (
+            ("arch", _ARCH, "an architecture, as x86_64, or a compute capability, as sm86"),
+            ("engine", _PACKAGE, "the name of a package"),
+            *((name, _VERSION, "a version, as 10.9.0") for name in ("minimum", "below", "exact", "driver")),
+        ):
+            value = getattr(found, name)
+            if value and not form.fullmatch(value):
+                raise BundleRefused(
+                    f"requires.{name} is {value[:40]!r}",
+                    expected=expected,
+                    fix="get a whole copy of the bundle, or export it again",
+                )
+        return found
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,7 @@ def _differences(needed: Requirements, machine: Machine) -> list[tuple[str, str,
     found: list[tuple[str, str, str]] = []
     if _GPU.fullmatch(needed.arch):
         gpus = list(machine.gpus())
-        if not any(_gpu_fits(needed.arch, gpu) for gpu in gpus):
+        if not any(gpu_fits(needed.arch, gpu) for gpu in gpus):
             found.append(("a GPU of", _and_newer(needed.arch), ", ".join(gpus)))
     elif needed.arch and needed.arch != machine.arch():
         found.append(("the architecture", needed.arch, machine.arch()))
@@ -119,7 +135,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", version.split("-")[0].split("+")[0]))
 
 
-def _gpu_fits(wanted: str, gpu: str) -> bool:
+def gpu_fits(wanted: str, gpu: str) -> bool:
+    """Whether a GPU of the compute capability ``gpu``, as ``sm86``, is what is ``wanted``: ``sm86`` or ``sm80+``."""
     return gpu == wanted or (wanted.endswith("+") and _numbers(gpu) >= _numbers(wanted.rstrip("+")))
 
 

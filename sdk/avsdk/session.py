@@ -21,9 +21,11 @@ from avsdk.dtypes import LISTS, numpy_dtype
 from avsdk.errors import AvsdkError, BundleRefused, NotAvailable, SizeNotBuilt, UsageError
 from avsdk.precision import check_executed, describe_shares
 from avsdk.requirements import Requirements, installed_release, require, this_machine
+from avsdk.schema import decode
 from avsdk.spec import GraphSpec, Sizes
 
 Array = NDArray[Any]
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Session(ABC):
         self.graph = graph
         self.threads = threads
         self._executed: Execution | None = None
+        self._closed = False
 
     @classmethod
     def open(cls, root: Path, artifact: Artifact, graph: GraphSpec, threads: int) -> Session:
@@ -142,10 +145,16 @@ class Session(ABC):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
 
-        Raises ``UsageError`` for a wrong name or dtype, ``SizeNotBuilt`` for a size that the artifact lacks, and
+        Raises ``UsageError`` for a wrong name or dtype and for a closed session, ``SizeNotBuilt`` for a size that the artifact lacks, and
         ``NotAvailable`` where the runtime cannot run it, as for want of memory.
         """
         sizes = self._check_feeds(feeds)
+        if self._closed:
+            raise UsageError(
+                f"the session of graph {self.graph.name!r} on {self.engine}:{self.artifact.device} is closed",
+                expected="an open session",
+                fix="open it again",
+            )
         try:
             outputs = self._run(feeds)
         except self.runtime_errors as error:
@@ -177,6 +186,7 @@ class Session(ABC):
 
     def close(self) -> None:
         """Free the runtime's memory. Closing twice is fine."""
+        self._closed = True
         self._close()
 
     def __enter__(self) -> Session:
@@ -225,8 +235,29 @@ class Session(ABC):
             )
 
     def file(self, index: int = 0) -> Path:
-        """The artifact's file at ``index``."""
+        """The artifact's file at ``index``. Raises ``BundleRefused`` for an artifact that lists fewer."""
+        if index >= len(self.artifact.files):
+            raise BundleRefused(
+                f"the {self.engine} artifact of graph {self.graph.name!r} lists {len(self.artifact.files)} files",
+                expected=f"at least {index + 1}",
+                fix="get a whole copy of the bundle, or export it again",
+            )
         return self.root / self.artifact.files[index]
+
+    def option(self, name: str, kind: Any, default: object) -> Any:
+        """The artifact's option of that name, read strictly as ``schema.decode`` reads: a manifest is untrusted."""
+        return decode(kind, self.artifact.options.get(name, default), where=f"options.{name}", refused=BundleRefused)
+
+    def built_shares(self) -> dict[str, float]:
+        """The share of FLOPs per precision by the types in the model, for a runtime that obeys them and shows none."""
+        shares: dict[str, float] = self.option("precision_shares", Mapping[str, float], {})
+        if not all(0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1 + _ROUNDING:
+            raise BundleRefused(
+                f"options.precision_shares is {shares}",
+                expected="shares from 0 to 1 that make up no more than 1",
+                fix="export the bundle again",
+            )
+        return shares
 
     def _check_feeds(self, feeds: Mapping[str, Array]) -> dict[str, int]:
         wanted = {tensor.name: tensor for tensor in self.graph.inputs}

@@ -18,8 +18,14 @@ import numpy as np
 from avsdk.errors import BundleRefused, DiskFull, NotAvailable
 from avsdk.files import cache_home, sha256_file, write_atomic
 from avsdk.nvidia import DRIVER_FIX, GpuStream, local_gpus, why_no_gpu
+from avsdk.requirements import gpu_fits
 from avsdk.session import Array, Availability, Execution, Session
 
+DEVICES = (
+    "a100", "h100", "h200", "jetson-agx-orin", "jetson-nano", "jetson-orin-nano", "quadro-gv100", "quadro-rtx-6000",
+    "rtx-3090", "rtx-4090", "rtx-5090", "t4", "tesla-v100", "this-gpu",
+)  # fmt: skip
+"""The catalogue's words for NVIDIA GPUs. Which of them this machine's is, its compute capability says."""
 _KEPT_SIZES = 4
 """Sets of buffers kept, one per input size; the one unused for longest is freed for a fifth."""
 
@@ -56,7 +62,8 @@ class EngineFileSession(Session):
     @classmethod
     def availability(cls, device: str) -> Availability:
         """Whether driver, GPU and runtime are here; what the file needs of the GPU is compared when it is opened."""
-        del device
+        if device not in DEVICES:
+            return Availability(False, f"{cls.title} knows no GPU {device!r}", f"one of: {', '.join(DEVICES)}")
         absent = why_no_gpu()
         if absent:  # said first: without a GPU the package is of no use
             return Availability(False, absent, DRIVER_FIX)
@@ -113,12 +120,7 @@ class EngineFileSession(Session):
 
     def _execution(self) -> Execution:
         # The network is strongly typed: its layers have the types that the model says, or the build was refused.
-        shares = self.artifact.options.get("precision_shares", {})
-        return Execution(
-            device=self.artifact.device,
-            placement={"gpu": 1.0},
-            precision_shares={str(name): float(share) for name, share in shares.items()},
-        )
+        return Execution(self.artifact.device, {"gpu": 1.0}, self.built_shares())
 
     def _close(self) -> None:
         if self._gpu is None:
@@ -282,5 +284,5 @@ def keep_bytes(room: str, name: str, content: bytes) -> None:
 
 
 def _index_of(arch: str) -> int:
-    """The first GPU of that compute capability; the first of all where the file does not say."""
-    return next((gpu.index for gpu in local_gpus() if gpu.arch == arch), 0)
+    """The first GPU that is what the file was built for; the first of all where the file does not say."""
+    return next((gpu.index for gpu in local_gpus() if gpu_fits(arch, gpu.arch)), 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,7 +43,7 @@ def devices(
             (" ".join(item.names), item.description, " ".join(item.engines) or "withdrawn", " ".join(item.precisions))
             for item in by_vendor[vendor]
         ]
-        table(vendor, ("name and aliases", "what it is", "engines, best first", "precisions"), rows)
+        table(vendor, ("name and aliases", "what it is", "engines, best first", "precisions it has"), rows)
     next_step(
         "avsdk devices NAME shows one with its figures and their sources; avsdk doctor says what can be done here"
     )
@@ -105,9 +105,9 @@ def _show_device(device: Device) -> None:
         "engines, best first": ", ".join(f"{name} (as {device.called_by(name)})" for name in device.engines),
         "architecture": f"{device.arch}: {arch}",
         "instruction sets": ", ".join(device.isa),
-        "precisions": ", ".join(device.precisions),
+        "precisions it has": ", ".join(device.precisions),
         "emulated by": f"toolchain {device.emulation.toolchain}, {device.emulation.cpu}" if device.emulation else "",
-        "compiler options": ", ".join(f"{key} = {value}" for key, value in device.options.items()),
+        "compiler options": ", ".join(_options(device.options)),
     }
     for label, text in lines.items():
         if text:
@@ -126,6 +126,15 @@ def _show_device(device: Device) -> None:
     for engine, served in device.served.items():
         show(f"  {engine}: {served.product} {_releases(served)}, {served.mark}")
         show(f"    {served.source}")
+
+
+def _options(options: Mapping[str, object], within: str = "") -> Iterator[str]:
+    """Each option as ``name = value``, those of a table by both names: ``fp11.fmax_mhz = 275``."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _options(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name} = {value}"
 
 
 def _releases(served: Served) -> str:
@@ -150,11 +159,16 @@ def _show_diagnosis(found: Sequence[Diagnosis]) -> None:
             for item in found
         ],
     )
-    by_reason: dict[str, list[Diagnosis]] = {}
+    alike: dict[tuple[str, str], list[Diagnosis]] = {}
     for item in found:
         if item.reason:
-            by_reason.setdefault(item.reason, []).append(item)
-    for reason, items in by_reason.items():
+            alike.setdefault((item.reason, _fix_of_any(item)), []).append(item)
+    for (reason, fix), items in alike.items():
         show(f"{', '.join(dict.fromkeys(item.target for item in items))}: {reason}")
-        if items[0].fix:
-            show(f"  fix: {items[0].fix}")
+        if fix:
+            show(f"  fix: {items[0].fix if len({item.fix for item in items}) == 1 else fix}")
+
+
+def _fix_of_any(item: Diagnosis) -> str:
+    """The fix without the device's name, so that devices which lack the same thing share a line."""
+    return item.fix.replace(item.device, "that device")

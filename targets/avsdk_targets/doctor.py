@@ -89,7 +89,7 @@ def _diagnose(target: Target, candidate: Candidate, states: dict[tuple[str, str]
         can_run=state.ok,
         verified=_grade(candidate, verdict, state),
         reason="; ".join(f"{what}: {reason}" for what, reason in reasons.items() if reason),
-        fix=verdict.fix or state.fix,
+        fix=state.fix if verdict.ok else verdict.fix,  # where nothing can be built, nothing can be copied to the device
         profile=candidate.profile.name,
         vendor=candidate.profile.vendor,
         description=candidate.profile.description,
@@ -143,7 +143,7 @@ def _withdrawn(target: Target) -> Diagnosis:
         target=target.name,
         engine="",
         device=device.name,
-        precisions=device.precisions,
+        precisions=(),
         can_compile=False,
         can_run=False,
         verified="contract",

@@ -100,7 +100,7 @@ def architecture_from_file(file: Path, fmax_mhz: float = ASSUMED_FMAX_MHZ) -> Ar
     has = _enabled(tokens)
     content = _group(tokens, file, depth=0)
     if tokens:
-        raise ModelRefused(f"{file} has a brace '}}' too many", expected="NAME : VALUE lines and NAME {{ ... }} groups")
+        raise ModelRefused(f"{file} has a brace '}}' too many", expected="NAME : VALUE lines and NAME { ... } groups")
     return _checked(content, has, file, fmax_mhz)
 
 
@@ -127,13 +127,16 @@ def _checked(content: Mapping[str, Any], has: frozenset[str], file: Path, fmax_m
             f"{file} has k_vector {k_vector} and c_vector {c_vector}",
             expected=f"c_vector one of {', '.join(map(str, _C_VECTORS))}; k_vector a multiple of it, 4 to 128",
         )
+    lanes = _number(content, "num_lanes", file, 1)
+    if lanes < 1:
+        raise ModelRefused(f"{file} has num_lanes {lanes}", expected="num_lanes : 1 or more")
     load_format(str(precision))
     return Architecture(
         file=str(file.resolve()),
         arch_precision=str(precision),
         k_vector=k_vector,
         c_vector=c_vector,
-        num_lanes=_number(content, "num_lanes", file, 1),
+        num_lanes=lanes,
         fmax_mhz=fmax_mhz,
         filter_max=(
             _number(content, "filter_size_height_max", file, _FILTER_MAX),

@@ -43,6 +43,8 @@ _SMALLEST: Mapping[str, float] = {"fp16": 6.104e-5, "bf16": 1.18e-38}
 _INLINE_BYTES = 1 << 30
 """From here on weights go into a file of their own: protobuf ends at 2 GiB."""
 
+_WEIGHTS_ALONE_IR = 4
+"""From this IR version on weights need not be inputs too."""
 _INFERRED_WHOLE_BYTES = 1 << 28
 """Below this the types are inferred from the model with its weights, which costs one copy of it."""
 
@@ -50,7 +52,8 @@ _INFERRED_WHOLE_BYTES = 1 << 28
 def half_from_full(model: onnx.ModelProto, precision: str = "fp16") -> onnx.ModelProto:
     """The same model computing in ``fp16`` or ``bf16``; inputs and outputs keep their types.
 
-    External weights must be loaded. Raises ``NotAvailable`` for control flow, whose bodies this does not follow.
+    External weights must be loaded. Raises ``NotAvailable`` for control flow, whose bodies this does not follow, for
+    sparse weights, and where the type of a tensor is not known.
     """
     branching = next(
         (node.op_type for node in model.graph.node if any(item.HasField("g") for item in node.attribute)), None
@@ -60,6 +63,13 @@ def half_from_full(model: onnx.ModelProto, precision: str = "fp16") -> onnx.Mode
             f"the graph holds {branching}, whose body is not cast to {precision}",
             expected="no control flow",
             fix="--precision fp32, or a model without it",
+        )
+    if model.graph.sparse_initializer:
+        raise NotAvailable(
+            f"the graph holds the sparse weights {model.graph.sparse_initializer[0].values.name!r}, which are not cast "
+            f"to {precision}",
+            expected="dense weights",
+            fix="--precision fp32, or export the model with dense weights",
         )
     return _Rewrite(model, precision).result()
 
@@ -109,8 +119,10 @@ class _Rewrite:
         weights = (*graph.initializer, *self._constants)
         self._weights = {item.name: item for item in weights if item.data_type == TensorProto.FLOAT}
         typed = [*graph.input, *graph.output, *_inferred(model).value_info]
+        _require_types(graph, {item.name for item in typed} | {item.name for item in weights}, precision)
         self._floats = {item.name for item in typed if item.type.tensor_type.elem_type == TensorProto.FLOAT}
         self._outputs = {item.name for item in graph.output}
+        self._taken = {name for node in graph.node for name in (*node.input, *node.output)} | self._outputs
         self._half: set[str] = set()
         self._kept: set[str] = set()
         self._casts: dict[tuple[str, int], str] = {}
@@ -129,11 +141,13 @@ class _Rewrite:
         graph = self._model.graph
         used = {name for node in self._nodes for name in node.input} | self._outputs
         weights = [item for item in (*graph.initializer, *self._constants, *self._added) if item.name in used]
-        made = helper.make_graph(self._nodes, graph.name, list(graph.input), list(graph.output), initializer=weights)
+        held = {item.name for item in graph.initializer}
+        inputs = [item for item in graph.input if item.name not in held]  # IR 3 lists the weights there as well
+        made = helper.make_graph(self._nodes, graph.name, inputs, list(graph.output), initializer=weights)
         return helper.make_model(
             made,
             opset_imports=list(self._model.opset_import),
-            ir_version=self._model.ir_version,
+            ir_version=max(self._model.ir_version, _WEIGHTS_ALONE_IR),
             functions=list(self._model.functions),
         )
 
@@ -199,7 +213,18 @@ class _Rewrite:
 
     def _stored(self, name: str) -> str:
         """Where a half tensor lives: a graph output keeps its own name for the fp32 copy."""
-        return f"{name}__{self._precision}" if name in self._outputs else name
+        if name not in self._outputs:
+            return name
+        if (name, self._kind) not in self._casts:
+            self._casts[name, self._kind] = self._free(f"{name}__{self._precision}")
+        return self._casts[name, self._kind]
+
+    def _free(self, name: str) -> str:
+        """The name, or one like it where the model has a tensor of that name."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
     def _as(self, name: str, kind: int) -> str:
         """The name under which the tensor is found in this type, casting it once where needed."""
@@ -211,18 +236,33 @@ class _Rewrite:
             return stored
         if (name, kind) not in self._casts:
             suffix = "fp32" if kind == TensorProto.FLOAT else self._precision
-            self._casts[name, kind] = f"{name}__as_{suffix}"
-            self._nodes.append(_cast(stored, f"{name}__as_{suffix}", kind))
+            self._casts[name, kind] = self._free(f"{name}__as_{suffix}")
+            self._nodes.append(_cast(stored, self._casts[name, kind], kind))
         return self._casts[name, kind]
 
     def _weight_as(self, name: str, kind: int) -> str:
         if kind == TensorProto.FLOAT:
             return name
         if (name, kind) not in self._casts:
-            self._casts[name, kind] = f"{name}__{self._precision}"
+            self._casts[name, kind] = self._free(f"{name}__{self._precision}")
             halved = numpy_helper.to_array(self._weights[name]).astype(helper.tensor_dtype_to_np_dtype(kind))
             self._added.append(numpy_helper.from_array(halved, self._casts[name, kind]))
         return self._casts[name, kind]
+
+
+def _require_types(graph: onnx.GraphProto, known: set[str], precision: str) -> None:
+    """Raise ``NotAvailable`` for a tensor of unknown type that a node reads: what it meets could be of another type."""
+    maker = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        for name in node.input:
+            if name in maker and name not in known and _constant_of(maker[name]) == []:
+                domain = maker[name].domain
+                raise NotAvailable(
+                    f"the type of {name!r} is not known, which {f'{domain}.' if domain else ''}{maker[name].op_type} "
+                    f"makes, so the graph is not cast to {precision}",
+                    expected="operators whose types ONNX can infer",
+                    fix="--precision fp32, or export the model with ONNX's own operators",
+                )
 
 
 def _takes_half(formals: Any, index: int) -> bool:

@@ -6,6 +6,7 @@ some of this too, one in a riddle, another by a crash.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from avsdk.errors import ModelRefused, NotAvailable, UnknownName
-from avsdk.onnx_check import OnnxFacts
+from avsdk.onnx_check import TYPE_BITS, OnnxFacts
 from avsdk.worker import call_in_child
 
 _TIMEOUT_S = 600.0
@@ -31,7 +32,8 @@ _AGAIN = "export it again, or get it again from who made it"
 def require_structure(onnx: Path, facts: OnnxFacts) -> None:
     """Raise ``ModelRefused`` for a model that contradicts itself, ``NotAvailable`` for operators that nothing here has.
 
-    A cycle, a tensor made twice or never, an operator that its opset lacks, and weights that are NaN or infinite.
+    A cycle, a tensor made twice or never, an operator that its opset lacks, a tensor whose content is not of its shape,
+    and weights that are NaN or infinite.
     """
     from onnx import defs
 
@@ -62,6 +64,8 @@ def examine(path: str) -> None:
         _check_order(name, graph, outer)
         for node in graph.node:
             _check_operator(name, node, opsets, functions)
+        for tensor in _tensors(graph):
+            _check_tensor(name, tensor)
         _check_weights(Path(path), graph)
 
 
@@ -195,6 +199,46 @@ def _check_operator(model: str, node: Any, opsets: Mapping[str, int], functions:
             f"{model}: {_called(node)} is no operator of ONNX's opset {opsets['']}",
             expected="an operator of that opset",
             fix=near.fix or _AGAIN,
+        )
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """The weights, and the tensors that the nodes hold themselves."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _check_tensor(model: str, tensor: Any) -> None:
+    """Refuse a tensor whose type nobody knows, and one whose content is not of its shape.
+
+    ``avsdk.onnx_check`` has measured what lies in other files.
+    """
+    from onnx import TensorProto, helper
+
+    kind, dims = tensor.data_type, list(tensor.dims)
+    if kind not in TensorProto.DataType.values() or kind == TensorProto.UNDEFINED:
+        wrong = f"is of the type {kind}"
+    elif min(dims, default=0) < 0:
+        wrong = f"has the shape {dims}"
+    elif tensor.data_location == TensorProto.EXTERNAL:
+        return
+    elif tensor.HasField("raw_data"):
+        held, bits = len(tensor.raw_data), TYPE_BITS.get(kind, 8)
+        needed = -(-math.prod(dims) * bits // 8)
+        wrong = f"has the shape {dims} and {held} bytes" if held != needed else ""
+    else:
+        held = len(getattr(tensor, helper.tensor_dtype_to_field(kind)))
+        packed = TYPE_BITS.get(kind, 8) < 8 or kind in (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+        wrong = f"has the shape {dims} and {held} values" if held != math.prod(dims) and not packed else ""
+    if wrong:
+        raise ModelRefused(
+            f"the tensor {tensor.name!r} of {model} {wrong}",
+            expected="one of ONNX's types, and as many values as its shape says",
+            fix=_AGAIN,
         )
 
 

@@ -83,7 +83,7 @@ class Toolchain:
     def interpreter(self) -> Path:
         """Its Python; where it is an emulated system, one that only the emulator starts."""
         if self.rootfs is not None:
-            return self.folder / "root" / "usr" / "bin" / f"python{self.python[0]}"
+            return self.folder / "system" / "usr" / "bin" / f"python{self.python[0]}"
         return self.folder / "bin" / "python"
 
 

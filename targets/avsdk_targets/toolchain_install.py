@@ -130,13 +130,13 @@ def _build(toolchain: Toolchain, python: Path, tell: Tell) -> None:
 
 def _build_system(toolchain: Toolchain, tell: Tell) -> tuple[tuple[str, ...], dict[str, str]]:
     """Unpack an emulated system; returns the words that start its Python, and the versions of what is not a wheel."""
-    from avsdk_targets.toolchain_rootfs import build_root
+    from avsdk_targets.toolchain_rootfs import build_system
 
     def run(command: Sequence[str], fix: str = "") -> list[str]:
         return _run(command, toolchain, tell, fix)
 
     assert toolchain.rootfs is not None
-    return build_root(toolchain, toolchain.rootfs, run, tell)
+    return build_system(toolchain, toolchain.rootfs, run, tell)
 
 
 def _prove(

@@ -1,6 +1,6 @@
 """A toolchain that is another processor's system: Debian packages and wheels unpacked side by side, run by an emulator.
 
-    <toolchain>/root/                    Debian's Python with what it needs; the wheels in its dist-packages
+    <toolchain>/system/                  Debian's Python with what it needs; the wheels in its dist-packages
                 emulator/qemu-aarch64    where PATH has none that is new enough
 
 Everything is unpacked, nothing is installed: no chroot, no binary-format registration, no rights of root. The packages
@@ -37,7 +37,7 @@ Step = Callable[..., list[str]]
 Tell = Callable[[str], None]
 
 
-def build_root(toolchain: Toolchain, rootfs: RootFs, run: Step, tell: Tell) -> tuple[tuple[str, ...], dict[str, str]]:
+def build_system(toolchain: Toolchain, rootfs: RootFs, run: Step, tell: Tell) -> tuple[tuple[str, ...], dict[str, str]]:
     """Make the system in the toolchain's folder.
 
     Returns the words that start its Python, with ``{folder}`` in them, and the versions of what is not a wheel.
@@ -53,17 +53,17 @@ def build_root(toolchain: Toolchain, rootfs: RootFs, run: Step, tell: Tell) -> t
         tell(f"unpacking {rootfs.emulator_package} of {rootfs.emulator_release}")
         _unpack_emulator(toolchain, rootfs, Apt(scratch / "host", mirror, rootfs.emulator_release), run)
     tell(f"unpacking {', '.join(rootfs.debian)} of {rootfs.release} for {rootfs.architecture}")
-    apt = Apt(scratch / "root", mirror, rootfs.release, rootfs.architecture)
-    root = toolchain.folder / "root"
-    root.mkdir()
+    apt = Apt(scratch / "system", mirror, rootfs.release, rootfs.architecture)
+    system = toolchain.folder / "system"
+    system.mkdir()
     packages = apt.with_dependencies(rootfs.debian, toolchain, run)
     for package in packages:
-        run(["dpkg-deb", "-x", str(package), str(root)], fix=toolchain.install_line)
+        run(["dpkg-deb", "-x", str(package), str(system)], fix=toolchain.install_line)
     shutil.rmtree(scratch)
     tell("unpacking the wheels")
     _install_wheels(toolchain, rootfs, run)
     program = emulator or str(toolchain.folder / "emulator" / rootfs.emulators[0])
-    words = (emulator or f"{{folder}}/emulator/{rootfs.emulators[0]}", "-L", "{folder}/root")
+    words = (emulator or f"{{folder}}/emulator/{rootfs.emulators[0]}", "-L", "{folder}/system")
     python = f"{{folder}}/{toolchain.interpreter.relative_to(toolchain.folder).as_posix()}"
     return (*words, python), {rootfs.emulators[0]: _version_of(program), **_debian_versions(packages)}
 

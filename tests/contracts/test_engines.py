@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from avsdk import plugins
@@ -17,8 +18,10 @@ from avsdk.errors import AvsdkError, NotAvailable, SizeNotBuilt, UsageError
 from avsdk.files import cache_home
 from avsdk.session import Artifact, LoadedGraph, Session
 from avsdk.spec import GraphSpec, TensorSpec
+from avsdk.tensorrt_execution import DEVICES, EngineFileSession
 from avsdk_targets.build import Exporter, ExportOptions
 from avsdk_targets.compiler import Compiler
+from avsdk_targets.device import list_devices
 from avsdk_targets.doctor import diagnose
 from avsdk_targets.target import resolve
 
@@ -186,6 +189,21 @@ def test_an_unknown_device_is_no_exception_but_a_reason(name: str) -> None:
     assert state.fix
 
 
+def test_the_sessions_for_nvidia_know_every_gpu_of_the_catalogue_and_no_other() -> None:
+    kinds = {name: plugins.load("engines", name) for name in plugins.list_names("engines")}
+    engines = [name for name, kind in kinds.items() if issubclass(kind, EngineFileSession)]
+    called = {item.called_by(name) for item in list_devices() for name in engines if name in item.engines}
+    assert called == set(DEVICES)
+
+
+def test_a_closed_session_says_so(graph: LoadedGraph) -> None:
+    session = graph.open_sessions()[0]
+    given = feeds(graph)
+    session.close()
+    with pytest.raises(UsageError, match="is closed"):
+        session.run(given)
+
+
 @pytest.mark.parametrize("name", plugins.list_names("engines"))
 def test_opening_on_an_absent_device_is_typed(name: str, tmp_path: Path) -> None:
     session: type[Session] = plugins.load("engines", name)
@@ -201,7 +219,9 @@ def test_every_compiler_has_its_session_and_its_limits(name: str) -> None:
     compiler: Compiler = plugins.load("compilers", name)()
     assert compiler.engine == name
     assert name in plugins.list_names("engines")
-    assert compiler.onnx_limits.ir <= 13, "ONNX Runtime, the reference, reads no newer IR"
+    newest = (onnx.IR_VERSION, onnx.defs.onnx_opset_version())
+    assert (compiler.onnx_limits.ir, compiler.onnx_limits.opset) <= newest, "a newer model has no reference: see sources"
+    assert compiler.onnx_limits.opset <= newest[1]
     refusal = compiler.refusal("cpu", "host", "fp1")
     assert refusal
 

@@ -73,7 +73,20 @@ def test_only_what_is_asked_for_is_looked_up() -> None:
     require(Requirements(), closed, what="it", rebuild="")
 
 
-@pytest.mark.parametrize("found", [{"architecture": "arm"}, {"arch": 86}, "sm86"])
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"architecture": "arm"},
+        {"arch": 86},
+        "sm86",
+        {"arch": "../x86"},
+        {"engine": "../../openvino", "exact": "1"},
+        {"engine": "openvino", "minimum": "newest"},
+        {"engine": "openvino", "exact": "9" * 5000},
+        {"driver": "v550"},
+        {"below": "1.2.3.4.5.6.7"},
+    ],
+)
 def test_a_manifest_that_asks_for_nonsense_is_refused(found: object) -> None:
     with pytest.raises(BundleRefused, match="requires"):
         Requirements.of({"requires": found})

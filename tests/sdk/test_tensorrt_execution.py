@@ -17,10 +17,10 @@ from tests.sdk.fake_tensorrt import Graphs, Module, Strategy
 
 from avsdk.engines.tensorrt import TensorRtSession
 from avsdk.engines.tensorrt_rtx import TensorRtRtxSession
-from avsdk.errors import BundleRefused, NotAvailable
+from avsdk.errors import BundleRefused, NotAvailable, UsageError
 from avsdk.session import Artifact
 from avsdk.spec import AxisRange, GraphSpec, TensorSpec
-from avsdk.tensorrt_execution import EngineFileSession, util
+from avsdk.tensorrt_execution import EngineFileSession, _index_of, util
 
 SPEC = GraphSpec(
     "net",
@@ -47,7 +47,7 @@ def opened(
 ) -> EngineFileSession:
     (tmp_path / "x.engine").write_bytes(b"plan")
     options = {"sha256": hashlib.sha256(b"plan").hexdigest(), "precision_shares": {"fp16": 1.0}, **options}
-    session = kind(tmp_path, Artifact("net", kind.engine, "some-gpu", "fp16", ("x.engine",), options=options), SPEC, 1)
+    session = kind(tmp_path, Artifact("net", kind.engine, "this-gpu", "fp16", ("x.engine",), options=options), SPEC, 1)
     monkeypatch.setattr(kind, "_vendor", lambda self: module)
     session._open()
     return session
@@ -72,7 +72,7 @@ def test_numbers_go_in_and_come_out_and_everything_is_freed(
     assert not cuda.memory
     assert not cuda.graphs
     assert cuda.retained == 0
-    with pytest.raises(NotAvailable, match="is closed"):
+    with pytest.raises(UsageError, match="is closed"):
         session.run(feed(4))
 
 
@@ -209,7 +209,7 @@ def test_a_package_that_cannot_be_loaded_is_typed(
 
     (tmp_path / "x.engine").write_bytes(b"plan")
     options = {"sha256": hashlib.sha256(b"plan").hexdigest()}
-    session = kind(tmp_path, Artifact("net", kind.engine, "some-gpu", "fp16", ("x.engine",), options=options), SPEC, 1)
+    session = kind(tmp_path, Artifact("net", kind.engine, "this-gpu", "fp16", ("x.engine",), options=options), SPEC, 1)
     monkeypatch.setattr(kind, "_vendor", broken)
     with pytest.raises(NotAvailable, match=r"cannot be loaded: libnvinfer.so.10") as caught:
         session._open()
@@ -269,16 +269,49 @@ def test_too_little_memory_is_typed_and_a_smaller_size_still_runs(
 @BOTH
 def test_the_package_is_named_where_a_gpu_is_here(kind: Kind, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    state = kind.availability("some-gpu")
+    state = kind.availability("this-gpu")
     assert (state.ok, state.reason) == (False, f"the package {kind.module} is not installed")
     assert state.fix.startswith("pip install 'avsdk[")
     monkeypatch.setattr(util, "find_spec", lambda name: object())
-    assert kind.availability("some-gpu").ok
+    assert kind.availability("this-gpu").ok
 
 
 @BOTH
 def test_without_a_gpu_the_package_alone_is_not_enough(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     monkeypatch.setattr(util, "find_spec", lambda name: object())
-    state = kind.availability("some-gpu")
+    state = kind.availability("this-gpu")
     assert (state.ok, state.reason) == (False, "the driver finds no NVIDIA GPU")
+
+
+@BOTH
+def test_a_word_that_is_no_gpu_is_refused_where_a_gpu_is_here(
+    kind: Kind, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(util, "find_spec", lambda name: object())
+    state = kind.availability("toaster")
+    assert (state.ok, state.reason) == (False, f"{kind.title} knows no GPU 'toaster'")
+    assert "rtx-3090" in state.fix
+
+
+@pytest.mark.parametrize(("arch", "index"), [("sm75", 1), ("sm86", 0), ("sm70+", 0), ("sm80+", 0), ("", 0)])
+def test_the_gpu_that_serves_the_file_is_taken(cuda: FakeCuda, arch: str, index: int) -> None:
+    assert _index_of(arch) == index
+
+
+def test_of_an_older_and_a_newer_gpu_a_file_for_ampere_and_later_takes_the_newer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, ("Tesla T4", (7, 5), 15_000), ("NVIDIA RTX A4000", (8, 6), 16_000))
+    assert _index_of("sm80+") == 1
+
+
+@BOTH
+@pytest.mark.parametrize("shares", ["fp16", {"fp16": "all"}, {"fp16": 2.0}, {"fp16": -1}, {"fp16": 0.9, "fp32": 0.9}])
+def test_shares_that_mean_nothing_are_refused(
+    kind: Kind, cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: object
+) -> None:
+    session = opened(kind, tmp_path, monkeypatch, Module(cuda), precision_shares=shares)
+    with pytest.raises(BundleRefused, match="precision_shares"):
+        session.execution()
+    session.close()

@@ -49,8 +49,8 @@ def test_the_version_installed_last_is_taken(home: Path) -> None:
 
 
 def test_an_emulator_comes_before_its_python(home: Path) -> None:
-    folder = make(home, command=["{folder}/bin/python", "-L", "{folder}/root", "/usr/bin/python3"])
-    assert installed_python("xla") == (str(folder / "bin/python"), "-L", str(folder / "root"), "/usr/bin/python3")
+    folder = make(home, command=["{folder}/bin/python", "-L", "{folder}/system", "/usr/bin/python3"])
+    assert installed_python("xla") == (str(folder / "bin/python"), "-L", str(folder / "system"), "/usr/bin/python3")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({**DOCUMENT, "schema": 2}), '{"schema": 1}'])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from avsdk import nvidia
 from avsdk.engines import torch as engine
 from avsdk.engines.torch import TorchSession, executed_shares, vouch_for
 from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
@@ -133,7 +136,7 @@ def test_compile_without_a_compiler_says_what_to_install(open_program: Open, mon
 
 
 @pytest.mark.parametrize(
-    ("device", "reason"), [("toaster", "not on toaster"), ("cuda", "built without CUDA|finds no CUDA device")]
+    ("device", "reason"), [("toaster", "not on toaster"), ("cuda", "libcuda.so.1 cannot be loaded|finds no NVIDIA GPU")]
 )
 def test_what_cannot_run_here_has_a_reason_and_a_fix(device: str, reason: str) -> None:
     if device == "cuda" and torch.cuda.is_available():
@@ -142,6 +145,26 @@ def test_what_cannot_run_here_has_a_reason_and_a_fix(device: str, reason: str) -
     assert not state.ok
     assert re.search(reason, state.reason)
     assert state.fix
+
+
+@pytest.mark.parametrize(
+    ("cuda", "reason"), [(None, "built without CUDA"), ("13.0", "PyTorch finds no CUDA device")]
+)
+def test_a_gpu_that_pytorch_cannot_use_is_said(cuda: str | None, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "why_no_gpu", lambda: "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    state = TorchSession.availability("cuda")
+    assert not state.ok
+    assert reason in state.reason
+    assert state.fix
+
+
+def test_without_a_gpu_nothing_of_pytorch_is_imported_to_say_so() -> None:
+    if not nvidia.why_no_gpu():
+        pytest.skip("a GPU is here")
+    code = "from avsdk.engines.torch import TorchSession as T; T.availability('cuda'); import sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,3 +159,49 @@ def test_a_large_model_is_cast_and_written_with_its_weights_beside_it(
     assert save_onnx(half, tmp_path / "m.onnx") == ["m.onnx", "m.weights"]
     assert {file.name for file in tmp_path.iterdir()} == {"m.onnx", "m.weights"}
     onnx.checker.check_model(str(tmp_path / "m.onnx"))
+
+
+def test_weights_that_are_listed_as_inputs_too_do_not_become_inputs_that_somebody_must_feed() -> None:
+    model = named_model("conv")
+    for item in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, item.dims))
+    model.ir_version = 3
+    half = half_from_full(model)
+    onnx.checker.check_model(half, full_check=True)
+    assert [item.name for item in half.graph.input] == ["x"]
+
+
+def test_a_tensor_that_has_the_name_of_a_cast_keeps_it() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["x__as_fp16"]),
+        helper.make_node("MatMul", ["x__as_fp16", "w"], ["w__fp16"]),
+        helper.make_node("MatMul", ["x", "w"], ["y__fp16"]),
+        helper.make_node("Add", ["w__fp16", "y__fp16"], ["y"]),
+    ]
+    model = model_of(nodes, {"w": np.eye(16, dtype=np.float32)}, (2, 16))
+    half = half_from_full(model)
+    onnx.checker.check_model(half, full_check=True)
+    x = np.random.default_rng(0).normal(0, 1, (2, 16)).astype(np.float32)
+    assert noise_db(run(model, x=x), run(half, x=x)) > 40
+
+
+def test_a_tensor_of_unknown_type_is_refused_by_the_node_that_makes_it() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    model = model_of(nodes, {"w": np.eye(16, dtype=np.float32)}, (2, 16))
+    model.graph.node[0].op_type, model.graph.node[0].domain = "Gelu", "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    del model.graph.value_info[:]
+    with pytest.raises(NotAvailable, match=r"the type of 'a' is not known, which com\.microsoft\.Gelu makes"):
+        half_from_full(model)
+
+
+def test_sparse_weights_are_refused() -> None:
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {}, (2, 16))
+    values = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    places = numpy_helper.from_array(np.zeros(1, np.int64), "places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [16, 16]))
+    with pytest.raises(NotAvailable, match="the sparse weights 'w', which are not cast to fp16"):
+        half_from_full(model)

@@ -124,6 +124,8 @@ def test_modules_are_found_wherever_the_file_names_them(tmp_path: Path) -> None:
         ("k_vector : 32", "k_vector : 40", "k_vector 40 and c_vector 16"),
         ("k_vector : 32", "k_vector : 256", "4 to 128"),
         ("k_vector : 32", "k_vector : many", "k_vector 'many'"),
+        ("k_vector : 32", "num_lanes : 0\nk_vector : 32", "num_lanes 0"),
+        ("pe_array {", "}\npe_array {", "NAME { ... } groups"),
         ("k_vector : 32\nc_vector", "c_vector", "k_vector None"),
         ("enable_relu : true", "enable_relu true", "'true' after 'enable_relu'"),
         ("enable_sigmoid : false\n}", "enable_sigmoid : false\n", "the group 'activation' of"),

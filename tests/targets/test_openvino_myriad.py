@@ -20,14 +20,14 @@ from tests.targets.rewriting import model_of, normal, one
 from avsdk import host
 from avsdk.engines import openvino_myriad
 from avsdk.engines.openvino_myriad import MyriadSession
-from avsdk.engines.openvino_myriad_stick import LoadedBlob, blob_fault
+from avsdk.myriad_stick import LoadedBlob, blob_fault
 from avsdk.errors import BundleRefused, NotAvailable, UsageError
 from avsdk.session import Artifact
 from avsdk.spec import AxisRange, GraphSpec, TensorSpec
 from avsdk_targets import system_libraries
 from avsdk_targets.compiler import Compiled, CompileJob
 from avsdk_targets.compilers.openvino_myriad import LACKING, MyriadCompiler
-from avsdk_targets.compilers.openvino_myriad_blob import _meaning, _typed, checked_blob, cmx_count, shave_count
+from avsdk_targets.myriad_blob import _meaning, _typed, checked_blob, cmx_count, shave_count
 from avsdk_targets.doctor import diagnose
 from avsdk_targets.rewrite import SPELT_OUT
 from avsdk_targets.rewrites.functions import has_body

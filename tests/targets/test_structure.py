@@ -118,9 +118,43 @@ def too_new_an_operator() -> onnx.ModelProto:
     return model
 
 
+def with_weight(**fields: object) -> onnx.ModelProto:
+    """The tensor w with some of its fields overwritten."""
+    model = network()
+    weight = model.graph.initializer[0]
+    for name, value in fields.items():
+        if name == "dims":
+            weight.dims[:] = value  # type: ignore[index]
+        else:
+            setattr(weight, name, value)
+    return model
+
+
+def constant_cut_short() -> onnx.ModelProto:
+    model = network()
+    tensor = model.graph.initializer.pop()
+    tensor.raw_data = tensor.raw_data[:-1]
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["b"], value=tensor))
+    return model
+
+
+def too_few_values() -> onnx.ModelProto:
+    model = network()
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].float_data.extend([1.0] * 15)
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "texts"),
     [
+        (lambda: with_weight(raw_data=bytes(60)), ModelRefused, ["'w' of net.onnx has the shape [4, 4] and 60 bytes"]),
+        (lambda: with_weight(dims=[1 << 40, 4]), ModelRefused, ["'w' of net.onnx has the shape [1099511627776, 4] and"]),
+        (lambda: with_weight(dims=[-4, 4]), ModelRefused, ["'w' of net.onnx has the shape [-4, 4]"]),
+        (lambda: with_weight(data_type=99), ModelRefused, ["'w' of net.onnx is of the type 99"]),
+        (lambda: with_weight(data_type=0), ModelRefused, ["'w' of net.onnx is of the type 0"]),
+        (too_few_values, ModelRefused, ["'w' of net.onnx has the shape [4, 4] and 15 values"]),
+        (constant_cut_short, ModelRefused, ["'b' of net.onnx has the shape [4] and 15 bytes"]),
         (cyclic, ModelRefused, ["net.onnx is cyclic: ", "MatMul 'product' -> ", "Loop or Scan"]),
         (cyclic_through_a_branch, ModelRefused, ["is cyclic", "If 'choice'", "Add 'sum'"]),
         (made_twice, ModelRefused, ["makes the tensor 'h' twice: by MatMul 'product' and by Relu 'rectifier'"]),

@@ -163,7 +163,7 @@ def test_it_installs_is_started_by_its_emulator_and_is_removed(pretended: Toolch
     assert record.versions["debian:libc6"] == "2:2.36"
     words = installed_python("arm64")
     assert words[0].endswith("/qemu-aarch64")
-    assert words[1:] == ("-L", str(pretended.folder / "root"), str(pretended.interpreter))
+    assert words[1:] == ("-L", str(pretended.folder / "system"), str(pretended.interpreter))
     said = subprocess.run([*words, "-I", "-c", "print(6 * 7)"], capture_output=True, text=True, check=True).stdout
     assert said == "42\n"
     assert not (pretended.folder / "debian").exists()
@@ -177,8 +177,8 @@ def test_it_installs_is_started_by_its_emulator_and_is_removed(pretended: Toolch
 
 
 def test_what_a_killed_installation_left_is_made_anew(pretended: Toolchain) -> None:
-    (pretended.folder / "debian" / "root" / "lists").mkdir(parents=True)
-    (pretended.folder / "root").mkdir()
+    (pretended.folder / "debian" / "system" / "lists").mkdir(parents=True)
+    (pretended.folder / "system").mkdir()
     assert installed(pretended) is None
     assert install(pretended, lambda line: None).name == "arm64"
 

@@ -130,8 +130,7 @@ class OnnxRuntimeSession(Session):
         kernels = kernels_of(self._profiled or ())
         shares = precision_shares_of(kernels)
         if PROVIDERS[self.artifact.device].fused:  # its nodes hide what they hold: the model's own types say it
-            built = self.artifact.options.get("precision_shares", {})
-            shares = {str(name): float(share) for name, share in built.items()}
+            shares = self.built_shares()
         return Execution(
             device=self.artifact.device,
             placement=placement_of(kernels, {provider.name: device for device, provider in PROVIDERS.items()}),

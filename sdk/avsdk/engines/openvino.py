@@ -61,10 +61,11 @@ class OpenVinoSession(Session):
 
     def requirements(self) -> Requirements:
         """An IR is read by the release that wrote it and by later ones; for a blob its compiler says which."""
-        made_by = str(self.artifact.options.get("openvino", ""))
+        made_by = self.option("openvino", str, "")
         if "requires" in self.artifact.options or not made_by:
             return super().requirements()
-        return Requirements(engine="openvino", minimum=".".join(made_by.split("-")[0].split(".")[:2]))
+        minimum = ".".join(made_by.split("-")[0].split(".")[:2])
+        return Requirements.of({"requires": {"engine": "openvino", "minimum": minimum}})
 
     def _open(self) -> None:
         refuse_telemetry()
@@ -73,6 +74,7 @@ class OpenVinoSession(Session):
         self._units = device_units(self.artifact.device)
         recorded = self.artifact.options.get("session", {})
         self._settings = checked_settings(recorded, self.artifact.device, refused=BundleRefused)
+        self._require_precision()
         self._placement: dict[str, float] = {}
         self._kept: KeptModels | None = None
         try:
@@ -84,7 +86,7 @@ class OpenVinoSession(Session):
                 fix="export the bundle again with this OpenVINO, or choose another target: avsdk doctor",
             ) from error
         self._require_as_asked()
-        self._unread = frozenset(self.artifact.options.get("unread", ()))  # the reader drops inputs that decide nothing
+        self._unread = frozenset(self.option("unread", tuple[str, ...], ()))  # the reader drops what decides nothing
         self._require_tensors(
             [*_tensor_names(self._compiled.inputs), *self._unread], _tensor_names(self._compiled.outputs)
         )
@@ -94,6 +96,14 @@ class OpenVinoSession(Session):
         self._names = [tensor.name for tensor in self.graph.outputs]
         self._plain = all(tensor.dtype in PLAIN for tensor in self.graph.outputs)
         self._ran = False
+
+    def _require_precision(self) -> None:
+        if self.artifact.precision not in _HINTS:
+            raise BundleRefused(
+                f"the artifact's precision is {self.artifact.precision!r}",
+                expected=f"one that OpenVINO computes in: {', '.join(_HINTS)}",
+                fix="get a whole copy of the bundle, or export it again",
+            )
 
     def _hint(self, unit: str) -> str:
         precision = self.artifact.precision
@@ -207,9 +217,14 @@ class OpenVinoSession(Session):
     def _execution(self) -> Execution:
         if not self._ran:
             self.run(self.example_feeds())
-        devices = [str(name).partition(".")[0].lower() for name in self._compiled.get_property("EXECUTION_DEVICES")]
-        placement = self._placement or {name: 1.0 / len(devices) for name in devices}
-        return Execution(self.artifact.device, placement, self._executed_shares())
+        devices = {str(name).partition(".")[0].lower() for name in self._compiled.get_property("EXECUTION_DEVICES")}
+        if not devices <= set(self._units):
+            raise SilentFallback(
+                f"OpenVINO executes on {', '.join(sorted(devices))}",
+                expected=self.artifact.device,
+                fix=f"--target openvino:{min(devices)}, which is what executes",
+            )
+        return Execution(self.artifact.device, self._placement or {self._units[0]: 1.0}, self._executed_shares())
 
     def _executed_shares(self) -> dict[str, float]:
         """The shares of the executed graph. With dynamic sizes the plugin shows one stream's graph, which knows its

@@ -42,6 +42,9 @@ class FpgaSession(OpenVinoSession):
             return Availability(False, f"COREDLA_ROOT is {root}, which has none of {', '.join(_PLUGIN_FILES)}", _FIX)
         return Availability(True)
 
+    def _require_precision(self) -> None:
+        """The .arch file's: there is no hint that could say another."""
+
     def _load(self, core: Any) -> Any:
         """Import the compiled file with the plugins of the suite, told the architecture that it was compiled for."""
         import openvino

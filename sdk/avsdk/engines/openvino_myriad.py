@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from avsdk import host
-from avsdk.engines.openvino_myriad_stick import HEADER_BYTES, blob_fault
+from avsdk.myriad_stick import HEADER_BYTES, blob_fault
 from avsdk.errors import BundleRefused
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.toolchains import installed_python
@@ -24,7 +24,7 @@ DEVICE = "myriad-x"
 RELEASE = "2021.4.2"
 _SEEN_AS = "movidius: Myriad X"
 _TIMEOUT_S = 120.0
-_STICK = "avsdk.engines.openvino_myriad_stick:LoadedBlob"
+_STICK = "avsdk.myriad_stick:LoadedBlob"
 
 
 class MyriadSession(Session):

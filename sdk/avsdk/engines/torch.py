@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from avsdk import nvidia
 from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
 from avsdk.files import cache_home, sha256_file, write_atomic
 from avsdk.session import Array, Availability, Execution, Session
@@ -205,6 +206,10 @@ def _fp32_kind(device: str) -> str:
 
 
 def _cuda_availability() -> Availability:
+    """The driver is asked first: importing PyTorch takes seconds, and without a GPU it could only say no."""
+    reason = nvidia.why_no_gpu()
+    if reason:
+        return Availability(False, reason, nvidia.DRIVER_FIX)
     import torch
 
     if torch.cuda.is_available():

@@ -156,10 +156,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         _require_quantised(model, request["graph"]["name"])
     if request["sizes"] is not None:
         model.reshape({item["name"]: _sized(item["shape"], request["sizes"]) for item in request["graph"]["inputs"]})
-    read = {name for port in model.inputs for name in port.get_names()}
-    unread = [item["name"] for item in request["graph"]["inputs"] if item["name"] not in read]
-    for index, item in enumerate(request["graph"]["outputs"]):
-        model.output(index).get_tensor().add_names({item["name"]})  # an output may be an input as well
+    unread = _named(model, request["graph"])
     written = _write_blob if request["device"] == "npu" else _write_ir
     version = metadata.version("openvino")
     files, options = written(core, model, request, version)
@@ -182,6 +179,50 @@ def _read(core: Any, request: Mapping[str, Any]) -> Any:
             expected="operators and types that OpenVINO's ONNX reader knows",
             fix="avsdk check MODEL --target all shows where it has a path",
         ) from error
+
+
+def _named(model: Any, graph: Mapping[str, Any]) -> list[str]:
+    """Name the model's inputs and outputs as the graph does; returns inputs that decide nothing, which are dropped.
+
+    Where an output is an input as it came, both are one tensor, of which a file keeps one name: they are parted.
+    Raises ``NotAvailable`` for an input that is not the graph's: unfed, it would be whatever lies in memory.
+    """
+    from openvino import opset13
+
+    wanted = {item["name"]: item["shape"] for item in graph["inputs"]}
+    found = {name: port for port in model.inputs for name in port.get_names() if name in wanted}
+    for port in model.inputs:
+        if wanted.keys() & port.get_names():
+            continue
+        fitting = [name for name, shape in wanted.items() if name not in found and _fits(port, shape)]
+        if len(fitting) != 1:
+            raise NotAvailable(
+                f"OpenVINO made an input {sorted(port.get_names())} of graph {graph['name']!r}, which has no such",
+                expected=f"the inputs {list(wanted)}",
+                fix="another target: avsdk doctor lists them",
+            )
+        found[fitting[0]] = port
+    for result in model.get_results():
+        source = result.input_value(0)
+        if source.get_node().get_type_name() == "Parameter":
+            apart = opset13.reshape(source, opset13.shape_of(source), special_zero=False)
+            result.input(0).replace_source_output(apart.output(0))
+    for name, port in found.items():
+        port.get_tensor().set_names({name})
+    for index, item in enumerate(graph["outputs"]):
+        if item["name"] not in model.output(index).get_names():
+            model.output(index).get_tensor().set_names({item["name"]})
+    return [name for name in wanted if name not in found]
+
+
+def _fits(port: Any, shape: Sequence[int | str]) -> bool:
+    """Whether an input that the reader named otherwise can be the one of this shape."""
+    has = port.get_partial_shape()
+    return (
+        has.rank.is_static
+        and len(has) == len(shape)
+        and all(dim.is_dynamic or isinstance(size, str) or dim.get_length() == size for dim, size in zip(has, shape))
+    )
 
 
 def _write_ir(core: Any, model: Any, request: Mapping[str, Any], version: str) -> tuple[list[str], dict[str, Any]]:

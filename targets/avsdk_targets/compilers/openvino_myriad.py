@@ -1,6 +1,6 @@
 """Movidius Myriad X: the host half. ONNX -> blob, offline, in the toolchain ``myriad``.
 
-What runs in there is ``openvino_myriad_blob``, since that Python's numpy is too old for this module.
+What runs in there is ``avsdk_targets.myriad_blob``, since that Python's numpy is too old for this module.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from avsdk.onnx_check import OnnxLimits
 from avsdk_targets.compiler import Compiled, CompileJob, Compiler
-from avsdk_targets.compilers.openvino_myriad_blob import build, cmx_count, shave_count
+from avsdk_targets.myriad_blob import build, cmx_count, shave_count
 from avsdk_targets.rewrite import RewritePlan
 from avsdk_targets.toolchain import PackageNeed
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from avsdk.engines.openvino_myriad_stick import HEADER_BYTES, blob_fault
+from avsdk.myriad_stick import HEADER_BYTES, blob_fault
 from avsdk.errors import NotAvailable, UsageError
 
 _ONLY_THE_STICK_IS_MISSING = "there is no available devices with platform"
