@@ -73,6 +73,6 @@ def test_every_extra_in_the_readme_is_declared() -> None:
         r"^\| (`[^|]+) \|", (ROOT / "README.md").read_text(encoding="utf-8").split("| extra |")[1], re.MULTILINE
     )
     assert {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)} == set(declared) & set(
-        """onnxruntime onnxruntime-gpu openvino litert tflite-runtime tensorrt tensorrt-rtx tpu media video text search
-        train export quantise bench ray dev""".split()
+        """onnxruntime onnxruntime-gpu onnxruntime-rtx openvino litert tflite-runtime tensorrt tensorrt-rtx tpu media
+        video text search train export quantise bench ray dev""".split()
     )

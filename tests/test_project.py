@@ -23,8 +23,8 @@ import avsdk
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = [ROOT / package for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
-EXTRAS = """onnxruntime onnxruntime-gpu onnxruntime-rtx openvino litert tflite-runtime tensorrt tensorrt-rtx tpu media video text search
-train export quantise bench ray dev""".split()
+EXTRAS = """onnxruntime onnxruntime-gpu onnxruntime-rtx openvino litert tflite-runtime tensorrt tensorrt-rtx tpu media
+video text search train export quantise bench ray dev""".split()
 MAX_WHEEL_MB = 16
 
 

@@ -26,6 +26,7 @@ ALLOWED = (
     ("sdk/avsdk/engines/onnxruntime.py", "onnxruntime"),
     ("sdk/avsdk/engines/openvino*.py", "openvino"),
     ("sdk/avsdk/myriad_stick.py", "openvino"),
+    ("sdk/avsdk/openvino_*.py", "openvino"),
     ("sdk/avsdk/engines/litert.py", "ai_edge_litert tflite_runtime"),
     ("sdk/avsdk/engines/tensorrt.py", "tensorrt"),
     ("sdk/avsdk/engines/tensorrt_rtx.py", "tensorrt_rtx"),

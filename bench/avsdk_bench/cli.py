@@ -50,7 +50,7 @@ def _group() -> None:
 def bench(
     models: _Models,
     target: _Target = "",
-    precision: Annotated[str | None, typer.Option(help="What is built for --target: fp32, bf16, fp16, fp16w.")] = None,
+    precision: Annotated[str | None, typer.Option(help="What is built for --target, as for export.")] = None,
     axis: _Axes = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads per cell [default: the cores one may use]")

@@ -25,7 +25,7 @@ from avsdk_bench import cell, noise
 from avsdk_bench.subjects import Subject, measured_here
 
 SINGLE_STREAM = "single-stream"
-_THIS_CPU = "this-cpu"
+THIS_CPU = "this-cpu"
 OPEN_TIMEOUT_S = 900.0
 _TURN_TIMEOUT_S = 600.0
 
@@ -193,7 +193,7 @@ def absent_plan(subject: Subject, threads: int) -> CellPlan:
         target=subject.target.name,
         engine=candidates[0].engine if candidates else "",
         device=candidates[0].device if candidates else subject.target.name,
-        precision=next(iter(subject.target.precisions), ""),
+        precision=subject.precision,
         threads=threads,
         sizes=dict(subject.sizes[0]) if subject.sizes else {},
         size_mb=None,
@@ -240,7 +240,7 @@ def _plan(
         graph=graph,
         target=manifest.target,
         engine=first.engine,
-        device=_THIS_CPU if remark and first.device == "cpu" else first.device,
+        device=THIS_CPU if remark and first.device == "cpu" else first.device,
         precision=first.precision,
         threads=threads,
         sizes=sizes,

@@ -17,8 +17,9 @@ from avsdk.files import write_atomic
 from avsdk.host import Host
 from avsdk_bench import statistics
 from avsdk_bench.noise import Noise
-from avsdk_bench.plan import SINGLE_STREAM, CellPlan, ColdStartFacts, sizes_text
+from avsdk_bench.plan import SINGLE_STREAM, THIS_CPU, CellPlan, ColdStartFacts, sizes_text
 from avsdk_bench.rounds import Measurement
+from avsdk_bench.subjects import measured_elsewhere
 
 Status = Literal["measured", "replayed", "predicted", "unavailable"]
 
@@ -152,7 +153,8 @@ class Observed:
 
 def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell: int) -> Row:
     """The row of one cell; ``unavailable`` with the reason where it could not be measured."""
-    facts = _identity(plan) | _execution_facts(observed.execution)
+    stood_in = _by_a_cpu_instead(plan, observed.execution)
+    facts = _identity(plan) | _execution_facts(observed.execution) | ({"device": THIS_CPU} if stood_in else {})
     if observed.cold is not None:
         facts |= {
             "cold_start_ms": round(observed.cold.total_ms, 3),
@@ -167,7 +169,7 @@ def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell:
         **facts,
         **_latencies(plan, measurement, cell),
         status="measured",
-        reason=plan.remark,
+        reason=measured_elsewhere(plan.device) if stood_in else plan.remark,
         memory=observed.memory,
         stages_ms={name: round(value, 4) for name, value in observed.stages.items()} if observed.stages else None,
         peak_rss_mb=memory.get("peak_rss_mb"),
@@ -215,6 +217,12 @@ def _identity(plan: CellPlan) -> dict[str, Any]:
         "precision": plan.precision, "threads": plan.threads, "shapes": dict(plan.sizes), "size_mb": plan.size_mb,
         "model": dict(plan.model), "settings": dict(plan.settings),
     }  # fmt: skip
+
+
+def _by_a_cpu_instead(plan: CellPlan, execution: Mapping[str, Mapping[str, Any]] | None) -> bool:
+    """Whether a processor ran what was built for another kind of device, as PJRT's own may for a TPU."""
+    meant = plan.device not in ("cpu", THIS_CPU)
+    return meant and bool(execution) and all(facts["device"] == "cpu" for facts in (execution or {}).values())
 
 
 def _execution_facts(execution: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:

@@ -25,14 +25,15 @@ Notice = Callable[[str], None]
 class Subject:
     """One thing to measure. ``name`` is what the user typed, ``settings`` how its engine runs it, where it can choose.
 
-    ``sizes`` are those to run at; none means what the bundle was built at. Where no bundle could be had for ``target``,
-    ``absent`` says why.
+    ``sizes`` are those to run at; none means what the bundle was built at. Where no bundle could be had for ``target``
+    at ``precision``, ``absent`` says why.
     """
 
     name: str
     bundle: Bundle | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     target: Target | None = None
+    precision: str = ""
     absent: AvsdkError | None = None
     sizes: tuple[Sizes, ...] = ()
 
@@ -77,7 +78,12 @@ def measured_here(target: str, engine: str) -> str:
     profile = next((item.profile for item in candidates if item.engine == engine), None)
     if profile is None or is_here(profile) is not False:
         return ""
-    return f"built for {profile.name}, measured on this machine's processor: no figure of that device"
+    return measured_elsewhere(profile.name)
+
+
+def measured_elsewhere(device: str) -> str:
+    """What a row says whose bundle was built for a device that this machine is not."""
+    return f"built for {device}, measured on this machine, which is another: no figure of that device"
 
 
 def _given(model: str, targets: Sequence[Target]) -> Bundle | None:
@@ -119,10 +125,11 @@ def _built(
     model: str, targets: Sequence[Target], request: Request, sizes: tuple[Sizes, ...], notice: Notice
 ) -> Iterator[Subject]:
     for target in targets:
+        precision = target.precision(request.precision)
         try:
             compiler = plan_target(target, request.precision).compiler
         except NotAvailable as error:
-            yield Subject(model, target=target, absent=error, sizes=sizes)
+            yield Subject(model, target=target, precision=precision, absent=error, sizes=sizes)
             continue
         for settings in _ways(compiler.engine, compiler.baseline, request.settings):
             shown = {
@@ -133,11 +140,11 @@ def _built(
             options = ExportOptions(cache_home() / "bundles", request.precision, sizes=sizes, settings=settings)
             try:
                 with Exporter(model, options, notice) as exporter:
-                    yield Subject(model, exporter.build(target).bundle, shown, target, sizes=sizes)
+                    yield Subject(model, exporter.build(target).bundle, shown, target, precision, sizes=sizes)
             except UsageError:
                 raise
             except AvsdkError as error:
-                yield Subject(model, settings=shown, target=target, absent=error, sizes=sizes)
+                yield Subject(model, None, shown, target, precision, error, sizes)
 
 
 def _ways(engine: str, baseline: Sequence[Mapping[str, str]], given: Mapping[str, str]) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ from avsdk.parity import Parity
 from avsdk.precision import PRECISIONS
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 from avsdk.session import Artifact, LoadedGraph
-from avsdk.spec import ModelSpec
+from avsdk.spec import NAME, ModelSpec
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 8 << 20
@@ -152,6 +152,10 @@ def _check_content(path: Path, manifest: Manifest) -> None:
     names = [graph.name for graph in manifest.spec.graphs]
     if not names or len(set(names)) < len(names):
         found.append(f"the graphs are {names}")
+    for room, held in (("golden", manifest.golden), ("model", manifest.model), ("assets", manifest.spec.assets)):
+        found += [f"{room} has the name {name!r}" for name in held if not NAME.fullmatch(name)]
+    if not manifest.spec.model.isprintable():
+        found.append(f"the model is called {manifest.spec.model!r}")
     if found:
         raise BundleRefused(
             f"the manifest of {path} makes no sense: {found[0]}",

@@ -20,6 +20,7 @@ _FICLONE = 0x40049409  # of linux/fs.h
 _IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 _REPLACE_TRIES = 20
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_home() -> Path:
@@ -138,6 +139,14 @@ def safe_join(root: Path, relative: str, *, refused: type[Refused] = Refused) ->
     if not stat.S_ISREG(status.st_mode):
         raise refused(f"{relative!r} is not a regular file", expected="a regular file")
     return current
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file or folder is this user's or root's, and nobody else may write to it; a link is not."""
+    status = path.lstat()
+    if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+        return False
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & _OTHERS_WRITE
 
 
 def copy_file(source: Path, out: Path) -> None:

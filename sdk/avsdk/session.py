@@ -145,8 +145,8 @@ class Session(ABC):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
 
-        Raises ``UsageError`` for a wrong name or dtype and for a closed session, ``SizeNotBuilt`` for a size that the artifact lacks, and
-        ``NotAvailable`` where the runtime cannot run it, as for want of memory.
+        Raises ``UsageError`` for a wrong name or dtype and for a closed session, ``SizeNotBuilt`` for a size that the
+        artifact lacks, and ``NotAvailable`` where the runtime cannot run it, as for want of memory.
         """
         sizes = self._check_feeds(feeds)
         if self._closed:

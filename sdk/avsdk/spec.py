@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
@@ -10,6 +11,10 @@ from avsdk import dtypes
 from avsdk.errors import Refused, SizeNotBuilt, UsageError
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
+"""What a graph or an asset may be called: files and folders get these names."""
+LARGEST_SIZE = 2**31 - 1
+"""What the runtimes can count to along one axis."""
 Sizes = Mapping[str, int]
 """One size per dynamic axis: ``{"batch": 1, "height": 400, "width": 600}``."""
 
@@ -95,9 +100,14 @@ class GraphSpec:
         return self.complete_sizes(sizes)
 
     def problem(self) -> str:
-        """What no graph can mean: a range without sizes, an unknown dtype, an axis without a range; else empty."""
+        """What no graph can mean: a name that is a path, a range without sizes, an unknown dtype, an axis without a
+        range; else empty.
+        """
+        if not NAME.fullmatch(self.name):
+            return "its name is not of letters, digits, . _ and -, or longer than 80"
         for name, axis in self.axes.items():
-            if not (1 <= axis.min <= axis.max and axis.multiple_of >= 1 and axis.admits(axis.default)):
+            sound = 1 <= axis.min <= axis.max <= LARGEST_SIZE and axis.multiple_of >= 1
+            if not sound or not axis.admits(axis.default):
                 return f"axis {name!r} has the range {axis}, steps of {axis.multiple_of}, the default {axis.default}"
         names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
         if len(set(names)) < len(names) or not self.inputs or not self.outputs:
@@ -105,7 +115,7 @@ class GraphSpec:
         for tensor in (*self.inputs, *self.outputs):
             if tensor.dtype not in dtypes.KNOWN:
                 return f"tensor {tensor.name!r} has the dtype {tensor.dtype!r}"
-            if any(isinstance(axis, int) and axis < 0 for axis in tensor.shape):
+            if any(isinstance(axis, int) and not 0 <= axis <= LARGEST_SIZE for axis in tensor.shape):
                 return f"tensor {tensor.name!r} has the shape {list(tensor.shape)}"
         for tensor in self.inputs:
             unknown = [axis for axis in tensor.shape if isinstance(axis, str) and axis not in self.axes]

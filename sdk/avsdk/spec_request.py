@@ -13,7 +13,7 @@ from typing import Optional, Union
 
 from avsdk.errors import UnknownName, UsageError
 from avsdk.schema import decode, encode
-from avsdk.spec import AxisRange, GraphSpec, ModelSpec, Step, TensorSpec
+from avsdk.spec import LARGEST_SIZE, AxisRange, GraphSpec, ModelSpec, Step, TensorSpec
 
 OPTION = "spec"
 """The option of a source that holds a request."""
@@ -178,10 +178,10 @@ def _ranged(graph: GraphSpec, name: str, request: SpecRequest, free: bool | froz
         )
     default = _nearest(known.default, asked, step) if asked.default is None else asked.default
     found = AxisRange(asked.min, asked.max, step, default)
-    if not (1 <= found.min <= found.max and found.admits(found.default)):
+    if not (1 <= found.min <= found.max <= LARGEST_SIZE and found.admits(found.default)):
         raise UsageError(
             f"axis {name!r} cannot be {found} with the default {default}",
-            expected="1 <= min <= max, a multiple of the step between them, and a default that is one",
+            expected="1 <= min <= max < 2**31, a multiple of the step between them, and a default that is one",
         )
     return found
 

@@ -7,6 +7,7 @@ native code to whoever loads it, so it is opened only when its hash is the one t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from avsdk.errors import BundleRefused, DiskFull, NotAvailable
-from avsdk.files import cache_home, sha256_file, write_atomic
+from avsdk.files import cache_home, is_ours, sha256_file, write_atomic
 from avsdk.nvidia import DRIVER_FIX, GpuStream, local_gpus, why_no_gpu
 from avsdk.requirements import gpu_fits
 from avsdk.session import Array, Availability, Execution, Session
@@ -26,6 +27,8 @@ DEVICES = (
     "rtx-3090", "rtx-4090", "rtx-5090", "t4", "tesla-v100", "this-gpu",
 )  # fmt: skip
 """The catalogue's words for NVIDIA GPUs. Which of them this machine's is, its compute capability says."""
+_DIGEST_BYTES = 32
+"""Of the SHA-256 that stands before what is kept."""
 _KEPT_SIZES = 4
 """Sets of buffers kept, one per input size; the one unused for longest is freed for a fifth."""
 
@@ -270,17 +273,26 @@ class _Buffers:
 
 
 def cached_bytes(room: str, name: str) -> bytes:
-    """What a vendor's library kept of earlier work under ``$AVSDK_HOME``; empty where there is nothing."""
+    """What a vendor's library kept of earlier work under ``$AVSDK_HOME``.
+
+    Empty where there is nothing, and where it is damaged or others may have written it: it holds native code.
+    """
+    folder = cache_home() / room
     try:
-        return (cache_home() / room / name).read_bytes()
+        kept = (folder / name).read_bytes() if is_ours(folder) else b""
     except OSError:
         return b""
+    digest, content = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
+    return content if hashlib.sha256(content).digest() == digest else b""
 
 
 def keep_bytes(room: str, name: str, content: bytes) -> None:
     """Keep it for the next time; a cache that cannot be written costs time and nothing else."""
-    with contextlib.suppress(DiskFull, NotAvailable):
-        write_atomic(cache_home() / room / name, content)
+    folder = cache_home() / room
+    with contextlib.suppress(DiskFull, NotAvailable, OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        write_atomic(folder / name, hashlib.sha256(content).digest() + content)
 
 
 def _index_of(arch: str) -> int:

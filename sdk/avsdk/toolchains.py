@@ -7,20 +7,17 @@ toolchain holds and how it is installed is ``avsdk_targets.toolchain``'s; a devi
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from avsdk.errors import Refused
-from avsdk.files import cache_home
+from avsdk.files import cache_home, is_ours
 from avsdk.schema import check_schema, decode
 
 RECORD = "complete.json"
 """Written last into a toolchain's folder, so a folder without one is what a killed installation left."""
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def installed_in(folder: Path) -> Installed | None:
     """
     record = folder / RECORD
     try:
-        if not (_is_ours(folder) and _is_ours(record)):
+        if not (is_ours(folder) and is_ours(record)):
             return None
         document = check_schema(json.loads(record.read_text(encoding="utf-8")), where=str(record))
         found = decode(Installed, document, where=str(record))
@@ -78,10 +75,3 @@ def installed_python(name: str) -> tuple[str, ...]:
         return ()
     newest = max(found, key=lambda folder: ((folder / RECORD).stat().st_mtime, folder.name))
     return python_words(newest, found[newest])
-
-
-def _is_ours(path: Path) -> bool:
-    status = path.lstat()
-    if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
-        return False
-    return status.st_uid in (0, os.geteuid()) and not status.st_mode & _OTHERS_WRITE

@@ -93,16 +93,16 @@ def emulation_of(manifest: Manifest) -> dict[str, Any]:
         return {}
     try:
         toolchain, cpu, budget_s = str(recorded["toolchain"]), str(recorded["cpu"]), float(recorded["budget_s"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         toolchain, cpu, budget_s = "", "", 0.0
     if not (_WORD.fullmatch(toolchain) and _WORD.fullmatch(cpu)):
         raise BundleRefused(
-            f"the bundle records the emulation {recorded!r}",
+            f"the bundle records the emulation {str(recorded)[:200]}",
             expected="the name of a toolchain, the name of a processor, and seconds",
             fix="export the bundle again",
         )
     python = installed_python(toolchain)
-    if not python:
+    if len(python) < 2:  # not here, or no emulator: what an ordinary toolchain's Python runs is not emulated
         return {}
     # QEMU reads its -cpu from this variable too, so that the words which start the toolchain's Python stay the same.
     return {"executed_on": "emulated", "python": python, "env": {"QEMU_CPU": cpu}, "budget_s": budget_s}

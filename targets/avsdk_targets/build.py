@@ -35,7 +35,7 @@ from avsdk_targets.bundle_files import (
 )
 from avsdk_targets.cache import FolderCache, cache_key, work_folder
 from avsdk_targets.compiler import CompileJob
-from avsdk_targets.export_settings import require_known, split_settings
+from avsdk_targets.export_settings import require_known, split_settings, unread
 from avsdk_targets.placement import Placement, placed
 from avsdk_targets.plan import Plan, plan_target
 from avsdk_targets.prepared import Prepared
@@ -145,7 +145,9 @@ class Exporter:
         with typed_write_errors(self._work):
             bundle = open_bundle(cached or self._cache.put(key, self._build(placement)))
         settings = self._engine_settings(plan)
-        notices = (*plan.notices, *plan.compiler.notices(settings), *_notices_of(bundle, plan))
+        taken = [item.candidate.engine for item in placement.plans()]
+        kept = {name: said for name, said in self._for_engines.items() if name in _engines_of(plan)}
+        notices = (*plan.notices, *plan.compiler.notices(settings), *unread(kept, taken), *_notices_of(bundle, plan))
         return Exported(bundle, time.monotonic() - started, cached is not None, plan.passed_over, notices)
 
     def _key(self, plan: Plan) -> str:
@@ -357,6 +359,10 @@ def _verified(folder: Path, draft: Manifest, plan: Plan) -> Path:
     )
     write_manifest(folder, complete)
     return folder
+
+
+def _engines_of(plan: Plan) -> set[str]:
+    return {candidate.engine for candidate in plan.target.candidates}
 
 
 def _notices_of(bundle: Bundle, plan: Plan) -> tuple[str, ...]:

@@ -85,12 +85,12 @@ def _after(found: Sequence[Diagnosis]) -> str:
 
     A baseline is measured, since it makes no bundle.
     """
-    from avsdk_targets.target import baseline_targets
+    from avsdk import plugins
 
     for wanted in (True, False):
         for item in found:
             if item.can_compile and (item.can_run or not wanted):
-                verb = "bench" if item.target in baseline_targets() else "export"
+                verb = "bench" if plugins.load("compilers", item.engine).baseline else "export"
                 return f"avsdk {verb} zoo:style_transfer/wave --target {item.target}"
     return "avsdk devices"
 

@@ -11,7 +11,7 @@ from avsdk_targets.compiler import Compiler, Verdict
 from avsdk_targets.device import load_device
 from avsdk_targets.plan import buildable, check
 from avsdk_targets.presence import is_here, names_here
-from avsdk_targets.proof import proof_for
+from avsdk_targets.proof import proof_for, stood_in_for
 from avsdk_targets.target import Candidate, Target, all_targets, baseline_targets, resolve
 from avsdk_targets.toolchain import installed, list_toolchains
 
@@ -22,6 +22,8 @@ GRADES = {
     "contract": "not even the compiler is here; our own logic is tested against a recorded stand-in at the most",
 }
 """What may stand behind an engine on a device, strongest first."""
+
+_ANOTHER_DEVICE = "choose another device: avsdk devices"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def _diagnose(target: Target, candidate: Candidate, states: dict[tuple[str, str]
         can_run=state.ok,
         verified=_grade(candidate, verdict, state),
         reason="; ".join(f"{what}: {reason}" for what, reason in reasons.items() if reason),
-        fix=state.fix if verdict.ok else verdict.fix,  # where nothing can be built, nothing can be copied to the device
+        # Where nothing can be built, nothing can be copied to the device either.
+        fix=state.fix if verdict.ok else verdict.fix or _ANOTHER_DEVICE,
         profile=candidate.profile.name,
         vendor=candidate.profile.vendor,
         description=candidate.profile.description,
@@ -121,7 +124,11 @@ def _availability(candidate: Candidate) -> Availability:
         session: type[Session] = plugins.load("engines", candidate.engine)
     except (NotAvailable, UnknownName) as error:
         return Availability(False, error.failed, error.fix)
-    return session.availability(candidate.device)
+    state = session.availability(candidate.device)
+    if state.ok and stood_in_for(session, candidate.device):
+        names = ", ".join(session.stand_in(candidate.device))
+        return Availability(False, f"this processor stands in for it, as {names} asks", f"unset {names}")
+    return state
 
 
 def _on_the_device(candidate: Candidate, state: Availability) -> Availability:
@@ -148,7 +155,7 @@ def _withdrawn(target: Target) -> Diagnosis:
         can_run=False,
         verified="contract",
         reason=target.withdrawn,
-        fix="choose another device: avsdk devices",
+        fix=_ANOTHER_DEVICE,
         profile=device.name,
         vendor=device.vendor,
         description=device.description,

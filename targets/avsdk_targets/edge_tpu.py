@@ -117,6 +117,7 @@ def compile_model(model: Path) -> tuple[Path, Placement]:
         raise ToolchainCrashed(f"{COMPILER} did not end: {error}") from error
     log = done.stdout + done.stderr
     result = model.with_name(f"{model.stem}_edgetpu.tflite")
+    result.with_suffix(".log").unlink(missing_ok=True)  # it says the same again, beside the file that ships
     if done.returncode or not result.is_file():
         raise ToolchainCrashed(
             f"{COMPILER} ended with exit code {done.returncode} and no {result.name}:\n"

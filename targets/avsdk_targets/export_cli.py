@@ -32,7 +32,7 @@ def export(
     target: Annotated[
         str, typer.Option("--target", help="Comma-separated targets, or 'all'; or GRAPH=TARGET for each graph.")
     ],
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16, fp16w.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16, fp16w, int8, fp11.")] = None,
     axis: Annotated[list[str] | None, typer.Option(help=_AXIS)] = None,
     spec: Annotated[Path | None, typer.Option(help=_SPEC)] = None,
     out: Annotated[Path, typer.Option(help="The folder that takes the bundles.")] = Path("bundles"),
@@ -44,6 +44,7 @@ def export(
     from avsdk_targets.axis_option import asked_axes
     from avsdk_targets.build import Exporter, ExportOptions
     from avsdk_targets.export_document import export_document
+    from avsdk_targets.export_settings import require_read
     from avsdk_targets.placement import targets_by_graph
     from avsdk_targets.prepared import Prepared
     from avsdk_targets.target import resolve_list
@@ -53,6 +54,7 @@ def export(
     targets = (replace(next(iter(by_graph.values())), name=target),) if by_graph else resolve_list(target)
     axes = asked_axes(axis or ())
     options = ExportOptions(out, precision, axes.sizes, axes.ranges, spec, settings_from(settings))
+    require_read(options.settings, [*by_graph.values()] or targets)
     done: list[Exported] = []
     failed: list[tuple[str, AvsdkError]] = []
     skipped: list[tuple[str, AvsdkError]] = []
@@ -96,12 +98,19 @@ def _with_onnx_left(exporter: Exporter, target: Target, error: AvsdkError) -> Av
 
 
 def _after_export(done: list[Exported]) -> str:
-    """Run the first bundle that has run here; where none can, look at the first."""
-    ran = [item for item in done if item.bundle.manifest.parity.verdict == "pass"]
+    """Run the first bundle that can run here; where none can, look at the first."""
+    ran = [item for item in done if item.bundle.manifest.parity.verdict == "pass" and _runs_here(item)]
     if not ran:
         return f"avsdk bundle show {done[0].bundle.path}"
     given, out = _FILES.get(ran[0].bundle.manifest.spec.predictor, ("PHOTO", "OUT.png"))
     return f"avsdk run {ran[0].bundle.path} {given} --out {out}"
+
+
+def _runs_here(item: Exported) -> bool:
+    """Whether a plain run opens it here: what a stand-in or an emulator proved may still need its own device."""
+    from avsdk.session import session_class
+
+    return all(session_class(each.engine).availability(each.device).ok for each in item.bundle.manifest.artifacts)
 
 
 def _report_target(name: str, done: list[Any], failed: list[Any], skipped: list[Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from avsdk import plugins
 from avsdk.errors import UnknownName, UsageError
+from avsdk_targets.target import Target
 
 
 def split_settings(settings: Mapping[str, str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
@@ -25,6 +26,29 @@ def split_settings(settings: Mapping[str, str]) -> tuple[dict[str, dict[str, str
             raise UnknownName.among(f"setting of {engine}", setting, known)
         engines.setdefault(engine, {})[setting] = value
     return engines, others
+
+
+def require_read(settings: Mapping[str, str], targets: Sequence[Target]) -> None:
+    """Raise ``UsageError`` for the setting of an engine that none of the targets has: nothing would read it."""
+    serving = {candidate.engine for target in targets for candidate in target.candidates}
+    for engine, chosen in split_settings(settings)[0].items():
+        if serving and engine not in serving:
+            raise UsageError(
+                f"nothing reads {engine}.{next(iter(chosen))}: {', '.join(target.name for target in targets)} is built "
+                f"with {', '.join(sorted(serving))}",
+                expected="settings of an engine of the targets",
+                fix=f"leave out --set {engine}.{next(iter(chosen))}, or add --target {engine}",
+            )
+
+
+def unread(settings: Mapping[str, Mapping[str, str]], engines: Sequence[str]) -> tuple[str, ...]:
+    """A line for each setting of an engine that was not taken; ``engines`` were."""
+    return tuple(
+        f"{engine}.{name} was not used: {', '.join(dict.fromkeys(engines))} is what compiled"
+        for engine, chosen in settings.items()
+        for name in chosen
+        if engine not in engines
+    )
 
 
 def require_known(settings: Mapping[str, str], known: Sequence[str], model: str) -> None:

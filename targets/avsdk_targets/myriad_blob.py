@@ -13,11 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from avsdk.myriad_stick import HEADER_BYTES, blob_fault
 from avsdk.errors import NotAvailable, UsageError
+from avsdk.myriad_stick import HEADER_BYTES, blob_fault
 
 _ONLY_THE_STICK_IS_MISSING = "there is no available devices with platform"
 _MAX_HEADER_BYTES = 4096
+_OF_16 = "1 to 16: Myriad X has 16"
 _PRECISIONS = {"fp16": "FP16", "fp32": "FP32", "u8": "U8"}
 _DEFAULT_PLATFORM = "VPU_MYRIAD_2480"
 _OTHER_TARGET = "avsdk check MODEL --target myriad-x, or choose another target: avsdk devices"
@@ -34,6 +35,8 @@ _KNOWN_FAILURES = (
     (r"number of biases must equal", "the Myriad compiler takes 2-D convolutions only, no Conv3D", _OTHER_TARGET),
     (r"Can not init Myriad device: NC_ERROR", "the compiler asked for a stick, as no platform was named",
      "--set openvino_myriad.platform=VPU_MYRIAD_2480"),
+    (r'Unsupported value "([^"]*)" for key (\S+)', "the value {0!r} of {1} is unknown to this release",
+     "leave the setting out"),
     (r"(\S+) key is not supported for VPU", "the setting {0} is unknown to this release", "leave the setting out"),
     (r"Cannot load library .*?(libusb[^:']*): ", "the system library {0} is missing", "apt-get install libusb-1.0-0"),
     (r"Unknown model format", "OpenVINO 2021.4 cannot read the file", "give an ONNX model of opset 13 or older"),
@@ -62,7 +65,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         "VPU_MYRIAD_PLATFORM": str(options.get("platform", _DEFAULT_PLATFORM)),
         "MYRIAD_NUMBER_OF_SHAVES": str(shaves),
         "MYRIAD_NUMBER_OF_CMX_SLICES": str(slices),
-        "MYRIAD_THROUGHPUT_STREAMS": str(options.get("streams", 1)),
+        "MYRIAD_THROUGHPUT_STREAMS": str(stream_count(options)),
     }
     blob = _compiled(core, network, settings, request)
     name = f"{request['graph']['name']}.blob"
@@ -84,21 +87,24 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
 
 def shave_count(options: dict[str, Any]) -> int:
     """How many vector processors the network gets."""
-    return _count(options, "shaves", options.get("shaves", 6))
+    return _count("shaves", options.get("shaves", 6), 16, _OF_16)
 
 
 def cmx_count(options: dict[str, Any]) -> int:
     """How many slices of on-chip memory the network gets; as many as vector processors where not said."""
-    return _count(options, "cmx_slices", options.get("cmx_slices", options.get("shaves", 6)))
+    return _count("cmx_slices", options.get("cmx_slices", options.get("shaves", 6)), 16, _OF_16)
 
 
-def _count(options: dict[str, Any], name: str, value: Any) -> int:
+def stream_count(options: dict[str, Any]) -> int:
+    """How many copies of the network run at a time."""
+    return _count("streams", options.get("streams", 1), 3, "1 to 3 networks at a time")
+
+
+def _count(name: str, value: Any, most: int, expected: str) -> int:
     text = str(value)
-    if not (text.isdigit() and 1 <= int(text) <= 16):
+    if not (re.fullmatch("[0-9]{1,2}", text) and 1 <= int(text) <= most):
         raise UsageError(
-            f"openvino_myriad.{name} is {text!r}",
-            expected="1 to 16: Myriad X has 16",
-            fix=f"--set openvino_myriad.{name}=6",
+            f"openvino_myriad.{name} is {text!r}", expected=expected, fix=f"leave openvino_myriad.{name} out"
         )
     return int(text)
 

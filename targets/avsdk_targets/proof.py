@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from avsdk import host
 from avsdk.errors import NotAvailable
-from avsdk.session import session_class
+from avsdk.session import Session, session_class
 from avsdk.toolchains import installed_python
 from avsdk_targets.device import Emulation
 from avsdk_targets.presence import is_here
@@ -58,6 +59,12 @@ def proof_for(candidate: Candidate) -> Proof:
     return _proof_by(emulation, candidate.profile.name)
 
 
+def stood_in_for(session: type[Session], device: str) -> bool:
+    """Whether the environment of this very process makes the processor stand in, as ``PJRT_DEVICE=CPU`` for a TPU."""
+    env = session.stand_in(device)
+    return bool(env) and all(os.environ.get(name) == value for name, value in env.items())
+
+
 def _proof_by_stand_in(candidate: Candidate) -> Proof | None:
     """The same engine on this processor, where it has a way to run there what is built for a device that is absent."""
     try:
@@ -65,7 +72,7 @@ def _proof_by_stand_in(candidate: Candidate) -> Proof | None:
     except NotAvailable:
         return None
     env = session.stand_in(candidate.device)
-    if not env or session.availability(candidate.device).ok:
+    if not env or (session.availability(candidate.device).ok and not stood_in_for(session, candidate.device)):
         return None
     return Proof("this-cpu", session.python() or (sys.executable,), env)
 

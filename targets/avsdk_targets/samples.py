@@ -5,6 +5,7 @@ ONNX Runtime with graph optimisation off is the reference of a bare ONNX file; i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ _NO_GRAPH = GraphSpec("model", (), ())
 """A conversion to another opset looks at no tensor."""
 _TIMEOUT_S = 900.0
 _MEMORY_MB = 16_384
+_MOST_VALUES = 1 << 28
+"""Of all inputs of a sample: 1 GiB of fp32. The file says the sizes, and it may come from anybody."""
 _SEED = 20_161_008
 _PICTURE = (96, 132)
 """Height and width of a golden picture where the steps bring any picture to the size of the model."""
@@ -77,7 +80,11 @@ def sampled(
         asked.append({**default, **{name: _least(graph, name) for name in promised}})
     uneven = {name: axis.multiple_of * (2 + place) + axis.min for place, (name, axis) in enumerate(graph.axes.items())}
     uneven = {name: size if graph.axes[name].admits(size) else default[name] for name, size in uneven.items()}
-    sizes = asked + [item for item in (default, uneven) if item not in asked]
+    for item in asked:
+        _require_holdable(graph, item)
+    sizes = asked + [item for item in (default, uneven) if item not in asked and _values(graph, item) <= _MOST_VALUES]
+    if not sizes:
+        _require_holdable(graph, default)
     feeds = [_feeds(spec, graph, item, random) for item in [*sizes, sizes[0]]]
     answers = reference_answers(onnx, feeds)
     for item, answer in zip(asked, answers):
@@ -140,6 +147,7 @@ def add_golden(
     samples = read_golden(golden[graph.name])
     kept = [sample for sample in samples if _sizes_of(graph, sample[0]) is not None]
     if all(_sizes_of(graph, feeds) != sizes for feeds, _ in kept):
+        _require_holdable(graph, sizes)
         feeds = {item.name: _stretched(samples[0][0][item.name], item.sized(sizes)) for item in graph.inputs}
         kept.append((feeds, _answer(onnx, feeds, sizes)))
     if len(kept) != len(samples) or kept[-1] is not samples[-1]:
@@ -154,6 +162,23 @@ def add_golden(
             answer = _answer(onnx, {graph.inputs[0].name: before(picture, trace)}, sizes)
             made = {"answer": after(answer[graph.outputs[0].name], trace)}
             write_golden(golden[PIPELINE], [*pictures, ({"media": picture}, made)])
+
+
+def _values(graph: GraphSpec, sizes: Sizes) -> int:
+    return sum(math.prod(tensor.sized(sizes)) for tensor in graph.inputs)
+
+
+def _require_holdable(graph: GraphSpec, sizes: Sizes) -> None:
+    """Raise ``UsageError`` for inputs that are too large to be made here, whatever the file or the user says."""
+    if _values(graph, sizes) > _MOST_VALUES:
+        shapes = ", ".join(f"{tensor.name} {list(tensor.sized(sizes))}" for tensor in graph.inputs)
+        raise UsageError(
+            f"the inputs {shapes} hold {_values(graph, sizes)} values",
+            expected=f"at most {_MOST_VALUES} in one sample",
+            fix=f"give smaller sizes: --axis {','.join(f'{name}=SIZE' for name in graph.axes)}"
+            if graph.axes
+            else "export the model again with smaller sizes",
+        )
 
 
 def _feeds(spec: ModelSpec, graph: GraphSpec, sizes: Sizes, random: np.random.Generator) -> dict[str, Array]:

@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
-from avsdk import onnx_check, plugins
+from avsdk import onnx_check, plugins, spec_request
+from avsdk import spec as spec_types
 from avsdk.bundle import MANIFEST, Bundle, is_bundle, open_bundle
-from avsdk.errors import ModelRefused, NotAvailable, Refused, UsageError
+from avsdk.errors import BundleRefused, ModelRefused, NotAvailable, Refused, UsageError
 from avsdk.files import copy_file, safe_join, sha256_file
 from avsdk.golden import PIPELINE, write_golden
 from avsdk.onnx_check import OnnxFacts, ValueFact, check_onnx
+from avsdk.schema import decode
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, TensorSpec
 from avsdk.spec_request import request_from, requested_spec
@@ -111,7 +113,8 @@ class BundleSource:
             files = _zoo_source().materialise(original, out / "zoo", options)
             if files.origin.get("sha256") == bundle.manifest.source.get("sha256"):
                 return files
-        unknown = frozenset(str(name) for name in bundle.manifest.source.get(GUESSED, ()))
+        listed = bundle.manifest.source.get(GUESSED, [])
+        unknown = frozenset(decode(tuple[str, ...], listed, where=f"source.{GUESSED}", refused=BundleRefused))
         request = request_from(options)
         spec = requested_spec(bundle.manifest.spec, request, free=unknown)
         onnx = {graph.name: _model_of(bundle, graph, out) for graph in spec.graphs}
@@ -273,7 +276,8 @@ def _requested_sizes(options: Mapping[str, str]) -> list[dict[str, int]]:
 
 def _fingerprint(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
     code = [
-        sha256_file(Path(str(module.__file__))) for module in (sys.modules[__name__], samples, structure, onnx_check)
+        sha256_file(Path(str(module.__file__)))
+        for module in (sys.modules[__name__], samples, structure, onnx_check, spec_request, spec_types)
     ]
     document = {**content, "options": dict(options), "code": code}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

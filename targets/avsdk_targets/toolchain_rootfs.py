@@ -200,18 +200,14 @@ def _unpack_emulator(toolchain: Toolchain, rootfs: RootFs, apt: Apt, run: Step) 
     (package,) = apt.alone(rootfs.emulator_package, toolchain, run)
     place = toolchain.folder / "emulator" / rootfs.emulators[0]
     place.parent.mkdir()
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                if member.name == wanted and member.isfile():
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    with place.open("wb") as copy:
-                        shutil.copyfileobj(stream, copy)
-                    break
-        process.stdout.close()
-        process.kill()  # the rest of the package is not wanted
+    try:
+        _extract(package, wanted, place)
+    except tarfile.TarError as error:
+        raise ToolchainCrashed(
+            f"{package.name} cannot be unpacked: {error}",
+            expected="a whole Debian package",
+            fix=f"{toolchain.install_line}, which downloads it again",
+        ) from error
     if not place.exists():
         raise ToolchainCrashed(f"{package.name} holds no {wanted}", fix=f"put {rootfs.emulators[0]} on PATH")
     place.chmod(0o755)
@@ -222,6 +218,24 @@ def _unpack_emulator(toolchain: Toolchain, rootfs: RootFs, apt: Apt, run: Step) 
             expected=f"{rootfs.emulator_minimum} or newer",
             fix=f"put a newer {rootfs.emulators[0]} on PATH, then {toolchain.install_line}",
         )
+
+
+def _extract(package: Path, wanted: str, place: Path) -> None:
+    """Copy one file of a package to ``place``, where the package has it."""
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    if member.name == wanted and member.isfile():
+                        stream = archive.extractfile(member)
+                        assert stream is not None
+                        with place.open("wb") as copy:
+                            shutil.copyfileobj(stream, copy)
+                        break
+        finally:
+            process.stdout.close()
+            process.kill()  # the rest of the package is not wanted
 
 
 def _install_wheels(toolchain: Toolchain, rootfs: RootFs, run: Step) -> None:

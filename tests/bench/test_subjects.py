@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from avsdk.bundle import open_bundle
 from avsdk.errors import NotAvailable, UsageError
 from avsdk_bench import plan, subjects
+from avsdk_bench.bench import run_bench
 from avsdk_bench.cli import app
 from avsdk_bench.plan import absent_plan, plans_for
+from avsdk_bench.rounds import Settings
 from avsdk_bench.subjects import Request, Subject, measured_here, subjects_of
 from avsdk_targets.build import ExportOptions
 from avsdk_targets.target import resolve
@@ -65,6 +69,14 @@ def test_when_nothing_could_be_built_the_code_says_why(model: Path) -> None:
     result = bench(model, "--target", "torch:cpu", *SIZE)
     assert result.exit_code == 3
     assert "no PyTorch program" in text_of(result)
+
+
+def test_a_row_that_could_not_be_built_names_the_precision_that_was_asked_for(model: Path) -> None:
+    result = bench(model, "--target", "torch:cpu", "--precision", "int8", *SIZE, "--json")
+    assert result.exit_code == 3
+    (row,) = json.loads(result.stdout)["rows"]
+    assert (row["precision"], row["status"]) == ("int8", "unavailable")
+    assert "not int8" in row["reason"]
 
 
 def test_one_setting_of_the_baseline_is_one_row(model: Path) -> None:
@@ -168,13 +180,22 @@ def test_the_table_marks_it_too(make_bundle) -> None:  # type: ignore[no-untyped
     assert "onnxruntime:this-cpu" in result.output.replace("\n", "")
 
 
+def test_what_a_processor_ran_instead_of_the_device_is_no_row_of_that_device(make_bundle) -> None:  # type: ignore[no-untyped-def]
+    """As PJRT's own client for processors runs what was built for a TPU, where the environment asks for it."""
+    cells = plans_for(open_bundle(make_bundle("a")), [{"height": 16, "width": 20}], 1, pipeline=False)
+    report, errors = run_bench([replace(cell, device="tpu") for cell in cells], Settings(budget_s=1.0), command="")
+    assert not errors
+    for row in report.rows:
+        assert (row.device, row.status, row.placement) == ("this-cpu", "measured", {"cpu": 1.0})
+        assert row.reason.startswith("built for tpu, measured on this machine, which is another")
+
+
 @pytest.mark.parametrize("target", ["onnxruntime:cpu", "this-cpu", "somebody-elses-device"])
 def test_the_device_itself_and_an_unknown_one_need_no_remark(target: str) -> None:
     assert measured_here(target, "onnxruntime") == ""
 
 
 def test_a_cell_moves_into_the_python_of_its_engine(make_bundle, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    from avsdk.bundle import open_bundle
     from avsdk.engines.onnxruntime import OnnxRuntimeSession
 
     monkeypatch.setattr(OnnxRuntimeSession, "python", classmethod(lambda cls: ("/opt/there/python",)))

@@ -60,6 +60,13 @@ def first_graph(document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def renamed(document: dict[str, Any], name: str) -> None:
+    """Give the only graph another name, wherever the manifest says it."""
+    first_graph(document)["name"] = first_artifact(document)["graph"] = name
+    for room in ("golden", "model"):
+        document[room] = {name: document[room]["transform"]}
+
+
 def first_artifact(document: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = document["artifacts"][0]
     return found
@@ -87,6 +94,15 @@ def first_artifact(document: dict[str, Any]) -> dict[str, Any]:
         (lambda d: d["golden"].update({"transform": "../x.npz"}), "uses '../x.npz'"),
         (lambda d: d["model"].update({"transform": "manifest.json"}), "uses 'manifest.json'"),
         (lambda d: d["spec"]["assets"].update({"a": "assets/a"}), "uses 'assets/a'"),
+        (lambda d: d["spec"]["assets"].update({"../../a": "golden/transform.npz"}), "assets has the name '../../a'"),
+        (lambda d: d["golden"].update({"../../g": "golden/transform.npz"}), "golden has the name '../../g'"),
+        (lambda d: d["golden"].update({"": "golden/transform.npz"}), "golden has the name ''"),
+        (lambda d: d["model"].update({"/m": "model/transform.onnx"}), "model has the name '/m'"),
+        (lambda d: renamed(d, "../../evil"), "graph '../../evil': its name is not"),
+        (lambda d: renamed(d, ".hidden"), "graph '.hidden': its name is not"),
+        (lambda d: renamed(d, "x" * 81), "or longer than 80"),
+        (lambda d: d["spec"].update(model="a\0b"), r"the model is called 'a\\x00b'"),
+        (lambda d: first_graph(d)["axes"]["height"].update(max=1 << 40), "axis 'height' has the range"),
         (lambda d: first_artifact(d).update(graph="other"), "has artifacts for"),
         (lambda d: d.update(artifacts=[]), "has artifacts for"),
         (lambda d: d["spec"].update(graphs={}), "graphs is {}"),

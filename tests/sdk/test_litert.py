@@ -134,6 +134,42 @@ def test_an_int8_file_is_fed_and_read_in_the_floats_of_the_graph(
     assert recorded.options["num_threads"] == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"session": "x"}, "options.session is 'x'"),
+        ({"inputs": ["x"]}, "options.inputs is"),
+        ({"inputs": {"x": ["serving_x"]}}, "options.inputs"),
+        ({"outputs": {"y": 3}}, "options.outputs"),
+    ],
+)
+def test_a_manifest_that_says_nonsense_of_its_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(BundleRefused) as caught:
+        _open(monkeypatch, tmp_path, Recorded(np.float32), "cpu", "fp32", **options)
+    assert text in caught.value.failed
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ["SOFTMAX"],
+        {"mapped": "9"},
+        {"mapped": -1},
+        {"mapped": 1, "left": ["SOFTMAX"]},
+        {"mapped": 1, "left": ["SOFTMAX many reasons"]},
+    ],
+)
+def test_a_manifest_that_says_nonsense_of_the_edge_tpus_compiler_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record: Any
+) -> None:
+    recorded = Recorded(np.int8, [{"op_name": "edgetpu-custom-op", "inputs": [0], "outputs": [1]}])
+    session = _open(monkeypatch, tmp_path, recorded, "edgetpu", "int8", edgetpu=record)
+    with pytest.raises(BundleRefused):
+        session.execution()
+
+
 def test_an_int8_file_in_an_fp32_bundle_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(BundleRefused, match="holds 'x' as int8"):
         _open(monkeypatch, tmp_path, Recorded(np.int8), "cpu", "fp32")

@@ -13,11 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from avsdk.engines import onnxruntime_providers as providers
+from avsdk import onnxruntime_providers as providers
 from avsdk.engines.onnxruntime import OnnxRuntimeSession
-from avsdk.engines.onnxruntime_profile import kernels_of, placement_of, precision_shares_of
-from avsdk.engines.onnxruntime_providers import PROVIDERS, add_provider, provider_options, provider_state
 from avsdk.errors import BundleRefused, NotAvailable
+from avsdk.onnxruntime_profile import kernels_of, placement_of, precision_shares_of
+from avsdk.onnxruntime_providers import PROVIDERS, add_provider, provider_options, provider_state
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec, TensorSpec
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from avsdk.engines.openvino import OpenVinoSession
-from avsdk.engines.openvino_devices import device_units, plugin_name
-from avsdk.engines.openvino_settings import checked_settings, properties_for, require_settings
 from avsdk.errors import BundleRefused, NotAvailable, SilentFallback, UsageError
+from avsdk.openvino_devices import device_units, plugin_name
+from avsdk.openvino_settings import checked_settings, properties_for, require_settings
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec, TensorSpec
 from avsdk.telemetry import refuse_telemetry
@@ -172,7 +172,8 @@ def test_a_second_load_comes_from_the_cache_that_was_asked_for(
         with opened(folder, cache="yes") as session:
             loaded.append((session.loaded_from_cache, session.remarks))
     assert loaded == [(False, ()), (True, ("OpenVINO loaded graph 'g' from its cache (LOADED_FROM_CACHE)",))]
-    assert any((tmp_path / "openvino-cache").iterdir())
+    (folder_of_it,) = (tmp_path / "openvino-cache").iterdir()
+    assert folder_of_it.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("harm", ["flipped", "truncated", "unrecorded"])
@@ -228,6 +229,41 @@ def test_the_settings_of_a_strangers_bundle_are_checked_as_well(folder: Path) ->
     assert caught.value.exit_code == 5
     with pytest.raises(BundleRefused, match="the settings of openvino are"):
         OpenVinoSession.open(folder, artifact("fp32", session=["hint"]), GRAPH, 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("unread", 5, "options.unread is 5"),
+        ("unread", "x", "options.unread is 'x'"),
+        ("unread", [{}], r"options.unread\[0\] is {}"),
+        ("openvino", {"release": 1}, "options.openvino is"),
+        ("openvino", "9" * 5000, "requires.minimum is"),
+    ],
+)
+def test_the_options_of_a_strangers_bundle_are_read_strictly(
+    folder: Path, option: str, value: object, text: str
+) -> None:
+    with pytest.raises(BundleRefused, match=text):
+        OpenVinoSession.open(folder, artifact("fp32", **{option: value}), GRAPH, 1)
+
+
+@pytest.mark.parametrize("precision", ["fp11", "fp16w"])
+def test_a_precision_that_openvino_has_not_is_refused(folder: Path, precision: str) -> None:
+    with pytest.raises(BundleRefused, match=f"the artifact's precision is '{precision}'"):
+        OpenVinoSession.open(folder, artifact(precision), GRAPH, 1)
+
+
+def test_what_executes_on_another_device_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(folder) as session:
+        monkeypatch.setattr(session, "_units", ("gpu",))
+        with pytest.raises(SilentFallback, match="OpenVINO executes on cpu"):
+            session.execution()
+
+
+def test_an_artifact_with_fewer_files_than_its_engine_loads_is_refused(folder: Path) -> None:
+    with opened(folder) as session, pytest.raises(BundleRefused, match="lists 2 files"):
+        session.file(2)
 
 
 def test_only_what_was_asked_for_is_compared() -> None:
@@ -324,7 +360,7 @@ def test_an_npu_blob_is_imported_and_its_precision_read_back(tmp_path: Path, mon
     (tmp_path / "g.npu3720.blob").write_bytes(b"blob")
     blob = Artifact("g", "openvino", "npu", "fp16", ("g.npu3720.blob",), {}, {"session": {"hint": "latency"}})
     monkeypatch.setattr(openvino, "Core", RecordedNpu)
-    monkeypatch.setattr("avsdk.engines.openvino_devices._absence", lambda plugin: "")
+    monkeypatch.setattr("avsdk.openvino_devices._absence", lambda plugin: "")
     session = OpenVinoSession.open(tmp_path, blob, GRAPH, 1)
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f16"}
     assert RecordedNpu.asked == (b"blob", "NPU", hints)

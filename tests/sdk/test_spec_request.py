@@ -93,6 +93,7 @@ def test_fixed_sizes_of_examples_can_become_dynamic() -> None:
         (SpecRequest(inputs={"frames": AskedTensor(("N", 41, "T"))}), UsageError, "the shape ['N', 41, 'T']"),
         (SpecRequest(inputs={"frames": AskedTensor((0, 40, "T"))}), UsageError, "the shape [0, 40, 'T']"),
         (SpecRequest(axes={"T": AskedRange(50, 40)}), UsageError, "cannot be 50..40"),
+        (SpecRequest(axes={"T": AskedRange(50, 1 << 40)}), UsageError, "cannot be 50..1099511627776"),
         (SpecRequest(axes={"T": AskedRange(50, 90, 1, 40)}), UsageError, "with the default 40"),
     ],
 )

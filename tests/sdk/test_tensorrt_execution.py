@@ -147,6 +147,45 @@ def test_rtx_leaves_graphs_to_the_runtime_and_keeps_its_kernels(
     again.close()
 
 
+@pytest.mark.parametrize("harm", ["flipped", "truncated", "empty", "open"])
+def test_kept_kernels_that_are_damaged_or_not_ours_are_made_again(
+    harm: str, cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Module(cuda)
+    with opened(TensorRtRtxSession, tmp_path, monkeypatch, module) as session:
+        session.run(feed(4))
+    (kept,) = (tmp_path / "home" / "kernels").iterdir()
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+    whole = kept.read_bytes()
+    if harm == "open":
+        kept.parent.chmod(0o777)
+    else:
+        kept.write_bytes({"flipped": whole[:-1] + b"!", "truncated": whole[:-1], "empty": b""}[harm])
+    with opened(TensorRtRtxSession, tmp_path, monkeypatch, module) as session:
+        session.run(feed(4))
+        assert module.made.config.loaded == b""
+    with opened(TensorRtRtxSession, tmp_path, monkeypatch, module) as session:
+        session.run(feed(4))
+        assert module.made.config.loaded == b"kernels"
+
+
+def test_a_session_whose_kernels_cannot_be_kept_frees_the_gpu_all_the_same(
+    cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened(TensorRtRtxSession, tmp_path, monkeypatch, Module(cuda))
+    session.run(feed(4))
+
+    def lost() -> NoReturn:
+        message = "the device is lost"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(session._kernels, "serialize", lost)
+    with pytest.raises(RuntimeError, match="lost"):
+        session.close()
+    assert cuda.retained == 0
+    assert not cuda.memory
+
+
 def test_the_gpu_that_the_file_was_built_for_is_taken(
     cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

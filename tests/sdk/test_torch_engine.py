@@ -147,9 +147,7 @@ def test_what_cannot_run_here_has_a_reason_and_a_fix(device: str, reason: str) -
     assert state.fix
 
 
-@pytest.mark.parametrize(
-    ("cuda", "reason"), [(None, "built without CUDA"), ("13.0", "PyTorch finds no CUDA device")]
-)
+@pytest.mark.parametrize(("cuda", "reason"), [(None, "built without CUDA"), ("13.0", "PyTorch finds no CUDA device")])
 def test_a_gpu_that_pytorch_cannot_use_is_said(cuda: str | None, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "why_no_gpu", lambda: "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -163,8 +161,8 @@ def test_a_gpu_that_pytorch_cannot_use_is_said(cuda: str | None, reason: str, mo
 def test_without_a_gpu_nothing_of_pytorch_is_imported_to_say_so() -> None:
     if not nvidia.why_no_gpu():
         pytest.skip("a GPU is here")
-    code = "from avsdk.engines.torch import TorchSession as T; T.availability('cuda'); import sys; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; from avsdk.engines.torch import TorchSession as T; T.availability('cuda')"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

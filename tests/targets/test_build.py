@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,15 @@ from tests.targets import broken_compilers
 
 from avsdk import plugins
 from avsdk.bundle import open_bundle
+from avsdk.engines.xla import XlaSession
 from avsdk.errors import DiskFull, NotAvailable, ParityFailed, SizeNotBuilt, ToolchainCrashed, UsageError
+from avsdk.parity import Parity
+from avsdk.session import Artifact, Availability
 from avsdk_targets.build import Exported, Exporter, ExportOptions, find_source
+from avsdk_targets.export_cli import _after_export
+from avsdk_targets.export_settings import require_read, unread
 from avsdk_targets.plan import plan_target
-from avsdk_targets.target import resolve
+from avsdk_targets.target import resolve, resolve_list
 
 MODEL = "tests.contracts.tiny_model:network"
 
@@ -211,6 +217,23 @@ def test_the_export_document_has_the_promised_keys(tmp_path: Path) -> None:
     assert "next: avsdk run" in run_cli("export", MODEL, "--target", "onnxruntime", "--out", str(tmp_path)).stderr
 
 
+@pytest.mark.parametrize(
+    ("here", "line"),
+    [(True, "avsdk run bundles/net IN.npz --out OUT.npz"), (False, "avsdk bundle show bundles/net")],
+)
+def test_what_was_proven_in_a_devices_stead_is_no_run_to_suggest(
+    here: bool, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(XlaSession, "availability", classmethod(lambda cls, device: Availability(here, "no TPU")))
+    manifest = SimpleNamespace(
+        parity=Parity("pass", "this-cpu"),
+        spec=SimpleNamespace(predictor="tensor"),
+        artifacts=(Artifact("net", "xla", "tpu", "fp32", ("net.stablehlo",)),),
+    )
+    made: Any = SimpleNamespace(bundle=SimpleNamespace(path=Path("bundles/net"), manifest=manifest))
+    assert _after_export([made]) == line
+
+
 def test_a_precision_that_nobody_asked_for_is_said() -> None:
     quadro = resolve("quadro-rtx-6000")
     compiler = plugins.load("compilers", "tensorrt_rtx")()
@@ -234,6 +257,25 @@ def test_an_out_that_cannot_be_a_folder_is_refused_before_any_work(tmp_path: Pat
 def test_a_setting_that_nothing_reads_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="without settings, not with 'colour'"):
         export(tmp_path, settings={"colour": "red"})
+
+
+def test_a_setting_of_an_engine_that_no_target_has_is_refused_before_any_work(tmp_path: Path) -> None:
+    done = run_cli(
+        "export", MODEL, "--target", "onnxruntime:cpu", "--set", "openvino.streams=2", "--out", str(tmp_path / "out")
+    )
+    assert done.returncode == 2
+    assert "nothing reads openvino.streams: onnxruntime:cpu is built with onnxruntime" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_one_of_several_targets_are_read() -> None:
+    require_read({"openvino.streams": "2", "colour": "red"}, resolve_list("onnxruntime:cpu,openvino"))
+    require_read({"openvino.streams": "2"}, [resolve("nervana-nnp-i")])
+
+
+def test_a_setting_of_an_engine_that_was_passed_over_is_said() -> None:
+    said = unread({"tensorrt": {"workspace_mb": "64"}, "tensorrt_rtx": {"cuda_graph": "on"}}, ["tensorrt_rtx"])
+    assert said == ("tensorrt.workspace_mb was not used: tensorrt_rtx is what compiled",)
 
 
 def test_a_model_that_cannot_be_exported_is_tried_once_and_fails_every_target_alike(tmp_path: Path) -> None:

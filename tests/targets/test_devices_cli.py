@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from avsdk.errors import AvsdkError, UnknownName
+from avsdk_targets import doctor
 from avsdk_targets.cli import app
 from avsdk_targets.device import list_devices
+from avsdk_targets.doctor import Diagnosis
 
 AVSDK = Path(sys.executable).parent / "avsdk"
 ALIASES = """tensorrt openvino onnxruntime tflite litert xeon movidius ncs2 arria10 tpu edge openvino:cpu openvino:gpu
@@ -88,6 +90,23 @@ def test_one_device_shows_figures_with_source_and_mark_and_what_can_be_done() ->
         assert wanted in text
 
 
+def test_options_in_tables_are_shown_by_both_names() -> None:
+    text = typed("devices", "arria10")
+    assert "dsps = 1518, fp11.architecture = A10_Performance, fp11.fmax_mhz = 275" in text
+
+
+def test_devices_that_lack_the_same_share_a_line_and_a_fix_that_fits_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(device: str, fix: str) -> Diagnosis:
+        return Diagnosis(device, "tensorrt", device, (), False, False, "contract", "no driver", fix)
+
+    found = (lacking("t4", "go to a machine with t4"), lacking("a100", "go to a machine with a100"))
+    monkeypatch.setattr(doctor, "diagnose", lambda name: found)
+    lines = typed("doctor").splitlines()
+    assert lines[-2:] == ["t4, a100: no driver", "  fix: go to a machine with that device"]
+    monkeypatch.setattr(doctor, "diagnose", lambda name: found[:1])
+    assert typed("doctor", "t4").splitlines()[-2:] == ["t4: no driver", "  fix: go to a machine with t4"]
+
+
 def test_a_withdrawn_device_is_shown_with_its_figures_and_the_reason() -> None:
     text = typed("devices", "nervana-nnp-t")
     assert "peak bf16 (TFLOP/s): 93.4, datasheet" in text
@@ -113,6 +132,8 @@ def test_one_device_as_json_has_its_profile_and_its_diagnosis() -> None:
     [
         ("onnxruntime", "next: avsdk export zoo:style_transfer/wave --target onnxruntime"),
         ("xeon", "next: avsdk export zoo:style_transfer/wave --target xeon"),
+        ("torch", "next: avsdk bench zoo:style_transfer/wave --target torch"),
+        ("torch:cpu", "next: avsdk bench zoo:style_transfer/wave --target torch:cpu"),
         ("nervana-nnp-i", "next: avsdk devices"),
     ],
 )

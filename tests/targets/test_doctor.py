@@ -204,7 +204,14 @@ def test_no_precision_is_offered_that_the_compiler_refuses(everything: tuple[Dia
 def test_a_withdrawn_device_is_diagnosed_too(everything: tuple[Diagnosis, ...]) -> None:
     found = next(item for item in everything if item.target == "nervana-nnp-t")
     assert (found.engine, found.can_compile, found.can_run, found.verified) == ("", False, False, "contract")
+    assert found.precisions == ()
     assert "Intel ended Nervana" in found.reason
+
+
+def test_nothing_is_copied_to_a_device_that_nothing_can_be_built_for(everything: tuple[Diagnosis, ...]) -> None:
+    for item in everything:
+        assert item.can_compile or "copy the bundle" not in item.fix
+    assert "was the last to serve" in next(item for item in everything if item.target == "jetson-nano").reason
 
 
 def test_a_compiler_that_cannot_be_imported_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

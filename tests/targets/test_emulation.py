@@ -147,8 +147,9 @@ def test_a_bundle_is_verified_again_by_its_own_record(bundle: Path, monkeypatch:
     assert found["env"] == {"QEMU_CPU": "cortex-a76"}
     assert (found["python"], found["executed_on"]) == (("qemu", "arm64"), "emulated")
     assert emulation_of(open_bundle(bundle).manifest) == {}
-    monkeypatch.setattr(verify, "installed_python", lambda name: ())
-    assert emulation_of(_manifest(bundle, record)) == {}
+    for words in ((), ("the/python/of/a/toolchain/that/emulates/nothing",)):
+        monkeypatch.setattr(verify, "installed_python", lambda name, words=words: words)
+        assert emulation_of(_manifest(bundle, record)) == {}
     monkeypatch.setattr(verify.platform, "machine", lambda: "aarch64")
     assert emulation_of(_manifest(bundle, record)) == {}
 
@@ -160,6 +161,7 @@ def test_a_bundle_is_verified_again_by_its_own_record(bundle: Path, monkeypatch:
         {"toolchain": "arm64", "cpu": "max -plugin x.so", "budget_s": 1},
         {"toolchain": "arm64", "cpu": "max"},
         {"toolchain": "arm64", "cpu": "max", "budget_s": "long"},
+        {"toolchain": "arm64", "cpu": "max", "budget_s": 10**400},
         ["arm64"],
     ],
 )

@@ -6,6 +6,7 @@ import importlib
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,15 +21,15 @@ from tests.targets.rewriting import model_of, normal, one
 from avsdk import host
 from avsdk.engines import openvino_myriad
 from avsdk.engines.openvino_myriad import MyriadSession
-from avsdk.myriad_stick import LoadedBlob, blob_fault
 from avsdk.errors import BundleRefused, NotAvailable, UsageError
+from avsdk.myriad_stick import LoadedBlob, blob_fault
 from avsdk.session import Artifact
 from avsdk.spec import AxisRange, GraphSpec, TensorSpec
 from avsdk_targets import system_libraries
 from avsdk_targets.compiler import Compiled, CompileJob
 from avsdk_targets.compilers.openvino_myriad import LACKING, MyriadCompiler
-from avsdk_targets.myriad_blob import _meaning, _typed, checked_blob, cmx_count, shave_count
 from avsdk_targets.doctor import diagnose
+from avsdk_targets.myriad_blob import _meaning, _typed, checked_blob, cmx_count, shave_count, stream_count
 from avsdk_targets.rewrite import SPELT_OUT
 from avsdk_targets.rewrites.functions import has_body
 from avsdk_targets.system_libraries import debian_package, require_libraries
@@ -66,17 +67,25 @@ def graph_of(shape: tuple[int | str, ...], output: tuple[int | str, ...], kind: 
 
 @pytest.mark.usefixtures("_toolchain")
 def test_a_model_of_a_new_opset_with_dynamic_axes_becomes_a_blob(tmp_path: Path) -> None:
-    """Convolution, HardSwish, LayerNormalization and GELU at opset 20; height and width are fixed on the way."""
+    """Convolution, HardSwish, LayerNormalization, GELU and GRU at opset 20; the height is fixed on the way.
+
+    One model, since each compile waits 5 s for a stick.
+    """
     generator = np.random.default_rng(0)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("HardSwish", ["c"], ["h"]),
         helper.make_node("LayerNormalization", ["h", "s", "b"], ["l"], axis=-1),
-        helper.make_node("Gelu", ["l"], ["y0"]),
+        helper.make_node("Gelu", ["l"], ["e"]),
+        helper.make_node("Reshape", ["e", "steps"], ["r"]),
+        helper.make_node("GRU", ["r", "gw", "gr"], ["y0"], hidden_size=5, linear_before_reset=1),
     ]
-    held = {"w": normal(generator, 4, 3, 3, 3), "s": np.ones(8, np.float32), "b": np.zeros(8, np.float32)}
+    held = {
+        "w": normal(generator, 4, 3, 3, 3), "s": np.ones(8, np.float32), "b": np.zeros(8, np.float32),
+        "steps": np.array([4, 1, -1]), "gw": normal(generator, 1, 15, 64), "gr": normal(generator, 1, 15, 5),
+    }  # fmt: skip
     model = model_of(nodes, {"x": [1, 3, "height", 8]}, ["y0"], held)
-    done = compiled(model, graph_of((1, 3, "height", 8), (1, 4, "height", 8)), tmp_path, shaves=4)
+    done = compiled(model, graph_of((1, 3, "height", 8), (4, 1, 1, 5)), tmp_path, shaves=4, input="fp32")
     content = (tmp_path / "g.blob").read_bytes()
     assert blob_fault(content[:64], len(content)) == ""
     options = done.artifact.options
@@ -84,18 +93,9 @@ def test_a_model_of_a_new_opset_with_dynamic_axes_becomes_a_blob(tmp_path: Path)
     assert done.artifact.shapes == {"height": 8}
     assert (options["shaves"], options["cmx_slices"], options["size"]) == (4, 4, len(content))
     assert options["requires"] == {"engine": "openvino", "exact": "2021.4.2"}
-    assert "opset 20 -> 13" in options["rewritten"]
-    assert options["inputs"] == {"x": {"name": "x", "precision": "FP16"}}
+    assert {"opset 20 -> 13", "GRU spelt out (1)"} <= set(options["rewritten"])
+    assert options["inputs"] == {"x": {"name": "x", "precision": "FP32"}}
     assert done.built_with["openvino"] == "2021.4.2"
-
-
-@pytest.mark.usefixtures("_toolchain")
-def test_a_gru_becomes_a_blob(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    held = {"w": normal(generator, 1, 12, 3), "r": normal(generator, 1, 12, 4)}
-    model = one("GRU", {"x": [3, 1, 3]}, "x", "w", "r", weights=held, hidden_size=4, linear_before_reset=1)
-    done = compiled(model, graph_of((3, 1, 3), (3, 1, 1, 4)), tmp_path, input="fp32")
-    assert done.artifact.options["inputs"]["x"]["precision"] == "FP32"
 
 
 @pytest.mark.usefixtures("_toolchain")
@@ -146,6 +146,14 @@ def test_on_chip_memory_follows_the_vector_processors() -> None:
     assert (shave_count({}), cmx_count({})) == (6, 6)
     assert (shave_count({"shaves": "16"}), cmx_count({"shaves": "16"})) == (16, 16)
     assert cmx_count({"shaves": 16, "cmx_slices": 8}) == 8
+
+
+@pytest.mark.parametrize("value", ["0", "4", "many", "\N{SUPERSCRIPT TWO}"])
+def test_a_number_of_streams_that_the_plugin_does_not_take_is_wrong_usage(value: str, tmp_path: Path) -> None:
+    assert stream_count({"streams": 3}) == 3
+    with pytest.raises(UsageError, match=f"openvino_myriad.streams is '{value}'") as caught:
+        compiled(one("Relu", {"x": [2]}, "x"), graph_of((2,), (2,)), tmp_path, streams=value)
+    assert caught.value.expected == "1 to 3 networks at a time"
 
 
 def test_other_devices_and_precisions_are_refused() -> None:
@@ -204,6 +212,7 @@ def test_the_borders_of_the_blob_have_the_types_asked_for(asked: str, sent: str)
         ("[ NOT_FOUND ] VPU_NUMBER_OF_CMX_SLICES key is not supported for VPU", "VPU_NUMBER_OF_CMX_SLICES", "leave"),
         ("Cannot load library '/x/libmyriadPlugin.so': libusb-1.0.so.0: cannot open shared object file",
          "the system library libusb-1.0.so.0 is missing", "apt-get install libusb-1.0-0"),
+        ('Unsupported value "foo" for key VPU_MYRIAD_PLATFORM', "the value 'foo' of VPU_MYRIAD_PLATFORM", "leave"),
         ("Unknown model format! Cannot find reader", "cannot read the file", "opset 13"),
         ("first line\nsomething new\n", "something new", "avsdk check"),
         ("/home" + "/build/model.cpp:12 odd data", "odd data", "avsdk check"),
@@ -403,6 +412,25 @@ def test_a_damaged_blob_never_reaches_the_plugin(content: bytes, text: str, arti
     with pytest.raises(BundleRefused) as caught:
         opened(artifact, tmp_path)
     assert text in caught.value.failed
+    assert FakeCore.calls == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inputs": ["x"]},
+        {"inputs": {"x": {"name": "x"}}},
+        {"outputs": {"y0": {"name": "y.0", "precision": "F64"}}},
+        {"outputs": {"y0": "y.0"}},
+        {"size": "640"},
+    ],
+)
+@pytest.mark.usefixtures("_with_stick", "_fake_release")
+def test_a_manifest_that_says_nonsense_of_its_blob_is_refused(
+    options: dict[str, Any], artifact: Artifact, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleRefused, match="options."):
+        opened(replace(artifact, options={**artifact.options, **options}), tmp_path)
     assert FakeCore.calls == []
 
 

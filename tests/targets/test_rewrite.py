@@ -16,7 +16,7 @@ from avsdk.onnx_check import OnnxFacts, check_onnx
 from avsdk.spec import AxisRange, GraphSpec, TensorSpec
 from avsdk_targets import rewrite as module
 from avsdk_targets.rewrite import RewritePlan, converted, rewritten_model
-from avsdk_targets.rewrites import weights
+from avsdk_targets.rewrites import lower, weights
 from avsdk_targets.rewrites.steps import rewrite
 
 GRAPH = GraphSpec(
@@ -154,6 +154,29 @@ def test_bodies_of_control_flow_are_brought_down_too(tmp_path: Path) -> None:
         require_same(before, after, {"x": sign * np.abs(normal(np.random.default_rng(0), 2, 4))})
 
 
+@pytest.mark.parametrize("op", sorted(lower._REDUCTIONS))
+@pytest.mark.parametrize("axes", [{}, {"a": np.zeros(0, np.int64)}])
+def test_a_reduction_over_no_axes_still_takes_each_element_its_way(
+    op: str, axes: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    before = one(op, {"x": [2, 5]}, "x", *axes, weights=axes, opset=18, noop_with_empty_axes=1)
+    after, _ = rewritten(before, tmp_path, opset=(7, 13))
+    x = normal(np.random.default_rng(0), 2, 5)
+    require_same(before, after, {"x": np.abs(x) if op == "ReduceLogSum" else x})
+
+
+def test_branches_that_use_one_name_for_two_constants_do_not_take_each_others(tmp_path: Path) -> None:
+    def branch(shift: int) -> onnx.GraphProto:
+        held = numpy_helper.from_array(np.array(shift))
+        nodes = [helper.make_node("Constant", [], ["k"], value=held), helper.make_node("Trilu", ["x", "k"], ["o"])]
+        return helper.make_graph(nodes, "one", [], [helper.make_tensor_value_info("o", TensorProto.FLOAT, None)])
+
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=branch(1), else_branch=branch(-1))
+    before = model_of([choice], {"x": [3, 3]}, ["y"], {"c": np.array(True)}, opset=14)
+    with pytest.raises(NotAvailable, match="Trilu of opset 14.*'k' is no constant"):
+        rewritten(before, tmp_path, opset=(7, 13))
+
+
 @pytest.mark.parametrize(
     ("before", "text"),
     [
@@ -209,6 +232,44 @@ def test_up_from_7(lowest: int, tmp_path: Path) -> None:
     assert opset_of(after) == lowest
     assert applied[0] == f"opset 7 -> {lowest}"
     require_same(before, after, {"x": normal(np.random.default_rng(1), 2, 3, 6, 6)})
+
+
+_IMAGE: dict[str, Any] = {"x": [1, 1, 4, 5]}
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(
+    ("op", "opset", "scales"), [("Upsample", 9, [2, 3]), ("Resize", 10, [2, 1.5]), ("Resize", 10, [0.7, 0.5])]
+)
+def test_what_was_resized_by_corners_still_is(
+    op: str, opset: int, scales: list[float], mode: str, tmp_path: Path
+) -> None:
+    """Opset 11 gave pixels centres, and the converter says nothing of it."""
+    held = {"s": np.array([1, 1, *scales], np.float32)}
+    before = one(op, _IMAGE, "x", "s", weights=held, opset=opset, mode=mode)
+    after, _ = rewritten(before, tmp_path, opset=(13, 20))
+    require_same(before, after, {"x": normal(np.random.default_rng(0), 1, 1, 4, 5)})
+
+
+def test_a_hardmax_of_the_last_axis_keeps_it(tmp_path: Path) -> None:
+    before = one("Hardmax", {"x": [3, 4]}, "x", opset=11)
+    after, _ = rewritten(before, tmp_path, opset=(13, 20))
+    require_same(before, after, {"x": normal(np.random.default_rng(0), 3, 4)})
+
+
+@pytest.mark.parametrize(
+    ("before", "text"),
+    [
+        (one("Hardmax", {"x": [2, 3, 4]}, "x", opset=11), "Hardmax over all axes from 1 on"),
+        (one("Resize", _IMAGE, "x", "s", weights={"s": np.array([1, 1, 2, 0.5], np.float32)}, opset=10),
+         "makes one axis smaller and another larger"),
+        (one("Upsample", {**_IMAGE, "s": [4]}, "x", "s", opset=9), "are no constants, and before opset 11 they chose"),
+    ],
+)  # fmt: skip
+def test_what_the_newer_operator_cannot_say_is_refused(before: onnx.ModelProto, text: str, tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match="cannot be brought from opset") as caught:
+        rewritten(before, tmp_path, opset=(13, 20))
+    assert text in caught.value.failed
 
 
 def test_what_cannot_go_up_is_refused(tmp_path: Path) -> None:
@@ -317,6 +378,24 @@ def test_many_weights_are_written_beside_the_model(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "after.onnx").stat().st_size < 4096
     assert (tmp_path / "after.onnx.data").stat().st_size >= 1 << 14
     require_same(before, after, {"x": held["w"][:1]})
+
+
+def test_they_are_not_written_over_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One weight lies in a file of the very name that the others would get."""
+    monkeypatch.setattr(weights, "_INLINE_BYTES", 1 << 14)
+    held = {name: normal(np.random.default_rng(seed), 64, 64) for seed, name in enumerate(("w", "v"))}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("MatMul", ["m", "v"], ["y"])]
+    before = model_of(nodes, {"x": [1, 64]}, ["y"], held)
+    model = onnx.ModelProto()
+    model.CopyFrom(before)
+    external = model.graph.initializer[0]
+    (tmp_path / "out.onnx.data").write_bytes(external.raw_data)
+    onnx.external_data_helper.set_external_data(external, "out.onnx.data", offset=0, length=64 * 64 * 4)
+    external.ClearField("raw_data")
+    weights.save(model, tmp_path / "out.onnx", tmp_path)
+    assert (tmp_path / "out.onnx.data").stat().st_size == 64 * 64 * 4
+    assert (tmp_path / "out.onnx.weights").exists()
+    require_same(before, onnx.load(tmp_path / "out.onnx"), {"x": held["w"][:1]})
 
 
 def test_large_constants_in_nodes_and_weights_listed_as_inputs_are_kept(tmp_path: Path) -> None:

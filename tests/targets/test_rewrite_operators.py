@@ -47,6 +47,17 @@ def test_activations(op: str, opset: int, attributes: dict[str, Any], newest: in
     require_same(before, after, {"x": x})
 
 
+def test_numbers_without_a_sign_are_their_own_absolute_value(tmp_path: Path) -> None:
+    before = one("Abs", {"x": [4]}, "x", kind=TensorProto.UINT8, opset=13)
+    after, _ = rewritten(before, tmp_path, lacking=["Abs"])
+    require_same(before, after, {"x": np.array([0, 1, 200, 255], np.uint8)})
+
+
+def test_celu_of_a_negative_alpha_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match=r"Celu of opset 20.* alpha=-1.5: above 0 only"):
+        rewritten(one("Celu", {"x": [4]}, "x", alpha=-1.5), tmp_path, lacking=["Celu"])
+
+
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 def test_swish(alpha: float, tmp_path: Path) -> None:
     before = one("Swish", {"x": [4, 3]}, "x", opset=24, alpha=alpha)
@@ -209,6 +220,7 @@ def test_einsum_keeps_dynamic_axes_where_nothing_is_joined(tmp_path: Path) -> No
         ("btc,chd->bhtd", {"x": ["b", 4, 8], "w": [8, 2, 4]}, "the axis 'b' has no fixed size"),
         ("...i,...i->...", {"x": [2, 3, 4], "w": [3, 4]}, "broadcasts the axes of its ellipses"),
         ("ij,jk->ik", {"x": [2, 1], "w": [3, 4]}, "the axis 'j' is 1 in one operand and 3"),
+        ("ij->k", {"x": [2, 2]}, "no operand of 'ij->k' has the axis 'k'"),
     ],
 )
 def test_einsum_beyond_the_rule_is_refused(equation: str, shapes: dict[str, Any], text: str, tmp_path: Path) -> None:
@@ -262,6 +274,24 @@ def test_lstm(direction: str, extras: str, tmp_path: Path) -> None:
     after, _ = rewritten(before, tmp_path, opset=(7, 13), lacking=["LSTM"], shapes={"x": [4, 2, 3]})
     assert "LSTM" not in ops(after)
     require_same(before, after, {"x": normal(generator, 4, 2, 3)})
+
+
+@pytest.mark.parametrize("op", ["GRU", "LSTM"])
+def test_batches_first_is_the_same_layer_with_axes_turned(op: str, tmp_path: Path) -> None:
+    """ONNX Runtime has no ``layout`` of 1, so the layer with the other layout is the reference."""
+    extras = "bhc"
+    plain = recurrent(op, np.random.default_rng(1), "bidirectional", extras)
+    turned = recurrent(op, np.random.default_rng(1), "bidirectional", extras, layout=1)
+    for mine, theirs in zip(turned.graph.initializer, plain.graph.initializer, strict=True):
+        if mine.name in "hc":
+            value = onnx.numpy_helper.to_array(theirs).transpose(1, 0, 2)
+            mine.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), mine.name))
+    after, _ = rewritten(turned, tmp_path, opset=(7, 13), lacking=[op])
+    x = normal(np.random.default_rng(2), 4, 2, 3)
+    wanted, found = run(plain, {"x": x}), run(after, {"x": np.ascontiguousarray(x.transpose(1, 0, 2))})
+    np.testing.assert_allclose(found[0], wanted[0].transpose(2, 0, 1, 3), rtol=1e-5, atol=1e-5)
+    for state, other in zip(found[1:], wanted[1:], strict=True):
+        np.testing.assert_allclose(state, other.transpose(1, 0, 2), rtol=1e-5, atol=1e-5)
 
 
 def test_a_recurrent_layer_takes_the_length_that_is_fixed(tmp_path: Path) -> None:

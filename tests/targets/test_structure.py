@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from avsdk.errors import AvsdkError, ModelRefused, NotAvailable
+from avsdk.engines import onnxruntime as onnxruntime_engine
+from avsdk.errors import AvsdkError, ModelRefused, NotAvailable, UsageError
 from avsdk.onnx_check import OnnxFacts, check_onnx
 from avsdk_targets.sources import OnnxSource
 from avsdk_targets.structure import examine, require_structure
@@ -149,7 +150,11 @@ def too_few_values() -> onnx.ModelProto:
     ("make", "kind", "texts"),
     [
         (lambda: with_weight(raw_data=bytes(60)), ModelRefused, ["'w' of net.onnx has the shape [4, 4] and 60 bytes"]),
-        (lambda: with_weight(dims=[1 << 40, 4]), ModelRefused, ["'w' of net.onnx has the shape [1099511627776, 4] and"]),
+        (
+            lambda: with_weight(dims=[1 << 40, 4]),
+            ModelRefused,
+            ["shape [1099511627776, 4] and 64 bytes"],
+        ),
         (lambda: with_weight(dims=[-4, 4]), ModelRefused, ["'w' of net.onnx has the shape [-4, 4]"]),
         (lambda: with_weight(data_type=99), ModelRefused, ["'w' of net.onnx is of the type 99"]),
         (lambda: with_weight(data_type=0), ModelRefused, ["'w' of net.onnx is of the type 0"]),
@@ -245,3 +250,38 @@ def test_old_and_new_opsets_have_a_reference(tmp_path: Path, opset: int) -> None
     files = OnnxSource().materialise(str(path), tmp_path / "out", {})
     assert ("at opset 26" in files.origin["reference"]) == (opset > 26)
     assert files.onnx["model"].read_bytes() == path.read_bytes(), "the bundle carries the model as it came"
+
+
+def sized(*axes: int | str) -> onnx.ModelProto:
+    """A model that takes one tensor of these sizes, as its file says."""
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", FLOAT, axes)],
+        [helper.make_tensor_value_info("y", FLOAT, axes)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 40, 1 << 62])
+def test_inputs_that_no_memory_holds_are_refused_before_they_are_made(tmp_path: Path, size: int) -> None:
+    with pytest.raises(UsageError, match=rf"the inputs x \[{size}, 512\] hold {size * 512} values") as caught:
+        OnnxSource().materialise(str(saved(sized(size, 512), tmp_path)), tmp_path / "out", {})
+    assert "with smaller sizes" in caught.value.fix
+
+
+def test_a_default_that_no_memory_holds_is_left_out_where_a_size_is_given(tmp_path: Path) -> None:
+    path = str(saved(sized("batch", "a", "b", "c", "d"), tmp_path))
+    files = OnnxSource().materialise(path, tmp_path / "one", {"sizes": '[{"a": 2, "b": 2, "c": 2, "d": 2}]'})
+    with np.load(files.golden["model"]) as golden:
+        assert golden["in.0.x"].shape == (1, 2, 2, 2, 2)
+    with pytest.raises(UsageError, match="hold 281474976710656 values") as caught:
+        wide = '[{"a": 4096, "b": 4096, "c": 4096, "d": 4096}]'
+        OnnxSource().materialise(path, tmp_path / "two", {"sizes": wide})
+    assert "--axis batch=SIZE,a=SIZE,b=SIZE,c=SIZE,d=SIZE" in caught.value.fix
+
+
+def test_a_small_model_with_a_large_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_engine, "_MOST_ANSWER_BYTES", 100)
+    (answer,) = onnxruntime_engine.reference_outputs(str(saved(sized(26), tmp_path)), [{"x": np.zeros(26, np.float32)}])
+    assert answer == {"failed": "its outputs have 104 bytes, more than 100"}

@@ -224,6 +224,17 @@ def test_an_old_emulator_is_not_used_and_the_unpacked_one_is_checked(
     assert not pretended.folder.exists()
 
 
+def test_a_damaged_package_of_the_emulator_is_typed(pretended: Toolchain, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "qemu-aarch64").unlink()
+    _program(tmp_path / "bin", "dpkg-deb", "echo 'no archive'; exit 2")
+    script = _PRETEND_APT.replace('*" install "*)', '*" download "*) touch qemu-user_10_amd64.deb;; *" install "*)')
+    _program(tmp_path / "bin", "apt-get", script)
+    with pytest.raises(ToolchainCrashed, match="qemu-user_10_amd64.deb cannot be unpacked: ") as caught:
+        install(pretended, lambda line: None)
+    assert "avsdk toolchain install arm64" in caught.value.fix
+    assert not pretended.folder.exists()
+
+
 def test_the_wheels_are_those_of_the_other_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[Sequence[str]] = []
     monkeypatch.setenv("PIP_ARGS", "--no-index")

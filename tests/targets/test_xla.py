@@ -19,6 +19,7 @@ from avsdk.spec import GraphSpec
 from avsdk_targets.build import Exporter, ExportOptions
 from avsdk_targets.compiler import CompileJob
 from avsdk_targets.compilers.xla import XlaCompiler, _arguments
+from avsdk_targets.doctor import diagnose
 from avsdk_targets.proof import proof_for
 from avsdk_targets.target import resolve
 from avsdk_targets.toolchain import load_toolchain
@@ -28,13 +29,13 @@ MODEL = "tests.contracts.tiny_model:network"
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny model for this processor, through PJRT."""
+    """The tiny model for a TPU; the contracts have it for this processor."""
     verdict = XlaCompiler().check("cpu", "host", "fp32")
     if not verdict.ok:
         pytest.skip(f"{verdict.reason} ({verdict.fix})")
     out = tmp_path_factory.mktemp("bundles")
     with Exporter(MODEL, ExportOptions(out), lambda text: None) as exporter:
-        return exporter.export(resolve("xla:cpu")).bundle
+        return exporter.export(resolve("tpu")).bundle
 
 
 def test_the_artifact_is_stablehlo_with_plain_arrays_beside_it(bundle: Bundle) -> None:
@@ -48,7 +49,8 @@ def test_the_artifact_is_stablehlo_with_plain_arrays_beside_it(bundle: Bundle) -
     assert set(artifact.options["inputs"]) == {"image"}
     assert dict(artifact.shapes or {}) == {"batch": 1, "height": 32, "width": 48}
     assert {"torch", "torch_xla", "jaxlib"} <= set(manifest.built_with)
-    assert (manifest.parity.verdict, manifest.parity.executed_on) == ("pass", "device")
+    executed_on = "device" if XlaSession.availability("tpu").ok else "this-cpu"
+    assert (manifest.parity.verdict, manifest.parity.executed_on) == ("pass", executed_on)
     assert manifest.effective_precision == "fp32"
 
 
@@ -145,6 +147,17 @@ def test_a_tpu_that_is_absent_is_proven_on_this_processor(monkeypatch: pytest.Mo
     assert (proof.executed_on, proof.python, dict(proof.env)) == (
         "this-cpu", ("/opt/xla/python",), {"PJRT_DEVICE": "CPU"}
     )  # fmt: skip
+
+
+def test_a_processor_that_the_environment_puts_in_its_stead_is_no_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+    monkeypatch.setattr(engine, "_importable", lambda: True)
+    (found,) = diagnose("tpu")
+    assert (found.can_run, found.fix) == (False, "unset PJRT_DEVICE")
+    assert "stands in for it, as PJRT_DEVICE asks" in found.reason
+    assert found.verified != "hardware"
+    assert proof_for(resolve("tpu").candidates[0]).executed_on == "this-cpu"
+    assert proof_for(resolve("xla:cpu").candidates[0]).executed_on == "device"
 
 
 def test_a_bare_onnx_file_has_no_program(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -26,42 +27,12 @@ import numpy as np
 from avsdk import host
 from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
 from avsdk.files import cache_home, sha256_file
+from avsdk.litert_operations import MOVES, delegated_nodes, flops_of, precision_of
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.spec import TensorSpec
 
 _EDGE_TPU_LIBRARY = "libedgetpu.so.1"
 _EDGE_TPU_OPERATION = "edgetpu-custom-op"
-_PRECISIONS = {
-    "float32": "fp32",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float64": "fp64",
-    "int8": "int8",
-    "uint8": "int8",
-}
-_ORDER = ("int8", "fp16", "bf16", "fp32", "fp64")
-_WEIGHTED = {
-    "CONV_2D": 1,
-    "DEPTHWISE_CONV_2D": 1,
-    "CONV_3D": 1,
-    "FULLY_CONNECTED": 1,
-    "BATCH_MATMUL": 0,
-    "TRANSPOSE_CONV": 1,
-}
-"""Operations that multiply and add, and the place of the operand whose shape says how often."""
-_MOVES = {
-    "DELEGATE",
-    "TRANSPOSE",
-    "RESHAPE",
-    "DEQUANTIZE",
-    "QUANTIZE",
-    "MIRROR_PAD",
-    "PAD",
-    "PADV2",
-    "CONCATENATION",
-    "CAST",
-}
-"""Operations that compute nothing; ``DELEGATE`` stands for nodes that are listed as well."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +61,25 @@ class _Edge:
         return found
 
 
+@dataclass(frozen=True)
+class _EdgeTpuRecord:
+    """What the Edge TPU's compiler said: operations mapped, and of the others a line each, as ``SOFTMAX 2 REASON``."""
+
+    mapped: int
+    left: tuple[str, ...] = ()
+
+    def counts(self) -> list[int]:
+        """How many operations each line stands for."""
+        counts = [re.match(r"\S+ ([0-9]{1,9})( |$)", line) for line in self.left]
+        if self.mapped < 0 or None in counts:
+            raise BundleRefused(
+                f"the bundle records the operations {self.mapped}, {list(self.left)}"[:200],
+                expected="how many the Edge TPU runs, and lines as: SOFTMAX 2 REASON",
+                fix="get a whole copy of the bundle, or export it again",
+            )
+        return [int(count.group(1)) for count in counts if count]
+
+
 class LiteRtSession(Session):
     """Loads a .tflite file through ``ai_edge_litert``, or ``tflite_runtime`` where only that is installed."""
 
@@ -111,7 +101,7 @@ class LiteRtSession(Session):
 
     def _open(self) -> None:
         self._model = None
-        cached = bool(self.artifact.options.get("session", {}).get("weight_cache"))
+        cached = self.option("session", Mapping[str, Any], {}).get("weight_cache") is True
         try:
             with _quiet():
                 self._interpreter = self._new_interpreter()
@@ -125,11 +115,10 @@ class LiteRtSession(Session):
                 expected="a model that this runtime knows every operation of",
                 fix="pip install --upgrade ai-edge-litert, or export the bundle again with the one that is here",
             ) from error
-        names = self.artifact.options
         inputs = {item["name"]: item for item in self._interpreter.get_input_details()}
         outputs = {item["name"]: item for item in self._interpreter.get_output_details()}
-        self._inputs = self._checked(self.graph.inputs, names.get("inputs", {}), inputs)
-        self._outputs = self._checked(self.graph.outputs, names.get("outputs", {}), outputs)
+        self._inputs = self._checked(self.graph.inputs, self.option("inputs", Mapping[str, str], {}), inputs)
+        self._outputs = self._checked(self.graph.outputs, self.option("outputs", Mapping[str, str], {}), outputs)
 
     def _new_interpreter(self) -> Any:
         module = _interpreter_module()
@@ -185,8 +174,8 @@ class LiteRtSession(Session):
         operations = self._interpreter._get_ops_details()
         shares: Counter[str] = Counter()
         for operation in operations:
-            if operation["op_name"] not in _MOVES:
-                shares[_precision(operation, details)] += _flops(operation, details)
+            if operation["op_name"] not in MOVES:
+                shares[precision_of(operation, details)] += flops_of(operation, details)
         total = sum(shares.values()) or 1
         unpacked = [operation["inputs"][0] for operation in operations if operation["op_name"] == "DEQUANTIZE"]
         half = any(np.dtype(details[index]["dtype"]) == np.float16 for index in unpacked if index in details)
@@ -208,16 +197,16 @@ class LiteRtSession(Session):
                 expected="a file made by edgetpu_compiler",
                 fix="export the bundle again",
             )
-        record = self.artifact.options.get("edgetpu", {})
-        left = sum(int(line.split()[1]) for line in record.get("left", ()))
-        share = record.get("mapped", mapped) / (record.get("mapped", mapped) + left)
+        record = self.option("edgetpu", _EdgeTpuRecord, {"mapped": mapped})
+        left = sum(record.counts())
+        share = record.mapped / max(1, record.mapped + left)
         return {"edgetpu": share, "cpu": 1 - share} if left else {"edgetpu": 1.0}
 
     def delegated_share(self) -> float:
         """The share of operations that XNNPACK took, read back from the runtime; the rest ran in LiteRT's kernels."""
         operations = self._interpreter._get_ops_details()
         nodes = [operation for operation in operations if operation["op_name"] != "DELEGATE"]
-        return len(_delegated(operations)) / len(nodes) if nodes else 0.0
+        return len(delegated_nodes(operations)) / len(nodes) if nodes else 0.0
 
     def _close(self) -> None:
         self._interpreter = None
@@ -336,53 +325,3 @@ def _quiet() -> Iterator[None]:
             for line in lines:
                 if not line.startswith((b"INFO:", b"WARNING:", b"VERBOSE:")):
                     os.write(2, line)
-
-
-def _delegated(operations: Sequence[Mapping[str, Any]]) -> set[int]:
-    """The nodes that stand behind the delegates: walked back from a delegate's outputs as far as its inputs."""
-    producers = {
-        int(tensor): number
-        for number, operation in enumerate(operations)
-        if operation["op_name"] != "DELEGATE"
-        for tensor in operation["outputs"]
-    }
-    found: set[int] = set()
-    for operation in operations:
-        if operation["op_name"] != "DELEGATE":
-            continue
-        given, walked = {int(tensor) for tensor in operation["inputs"]}, [int(item) for item in operation["outputs"]]
-        while walked:
-            number = producers.get(walked.pop())
-            if number is not None and number not in found:
-                found.add(number)
-                walked += [int(tensor) for tensor in operations[number]["inputs"] if int(tensor) not in given]
-    return found
-
-
-def _precision(operation: Mapping[str, Any], details: Mapping[int, Mapping[str, Any]]) -> str:
-    """The precision that an operation computed in: the narrowest numeric type among its data operands and results.
-
-    The types are the tensors': tflite-runtime does not list them with the operations.
-    """
-    indices = (int(index) for index in (*operation["inputs"], *operation["outputs"]))
-    kinds = {np.dtype(details[index]["dtype"]).name for index in indices if index in details}
-    known = [_PRECISIONS[kind] for kind in kinds if kind in _PRECISIONS]
-    return min(known, key=_ORDER.index) if known else "int32"
-
-
-def _flops(operation: Mapping[str, Any], details: Mapping[int, Mapping[str, Any]]) -> int:
-    """Two per multiply-add of a weighted operation; one per output element of the others."""
-    outputs = [details[index] for index in operation["outputs"] if index in details]
-    elements = int(np.prod(outputs[0]["shape"], dtype=np.int64)) if outputs else 0
-    place = _WEIGHTED.get(operation["op_name"])
-    if place is None or len(operation["inputs"]) <= place:
-        return elements
-    weights = details.get(int(operation["inputs"][place]))
-    if weights is None or len(weights["shape"]) < 2:
-        return elements
-    shape = [int(size) for size in weights["shape"]]
-    if operation["op_name"] == "DEPTHWISE_CONV_2D":  # 1, height, width, channels: each output sees one channel
-        return 2 * elements * int(np.prod(shape[1:-1], dtype=np.int64))
-    if operation["op_name"] in {"FULLY_CONNECTED", "BATCH_MATMUL"}:
-        return 2 * elements * shape[-1]
-    return 2 * elements * int(np.prod(shape[1:], dtype=np.int64))

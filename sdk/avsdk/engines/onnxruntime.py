@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from avsdk.dtypes import EXTENDED, from_stored, is_extended, stored
-from avsdk.engines.onnxruntime_profile import kernels_of, placement_of, precision_shares_of
-from avsdk.engines.onnxruntime_providers import PROVIDERS, add_provider, provider_state
 from avsdk.errors import BundleRefused, ModelRefused, NotAvailable, SilentFallback
 from avsdk.onnx_check import check_onnx
+from avsdk.onnxruntime_profile import kernels_of, placement_of, precision_shares_of
+from avsdk.onnxruntime_providers import PROVIDERS, add_provider, provider_state
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.telemetry import refuse_telemetry
+
+_MOST_ANSWER_BYTES = 2 << 30
+"""Of the reference's outputs for one sample."""
 
 
 class OnnxRuntimeSession(Session):
@@ -175,10 +178,18 @@ def reference_outputs(onnx: str, samples: list[dict[str, Array]]) -> list[dict[s
     answers: list[dict[str, Any]] = []
     for feeds in samples:
         try:
-            answers.append(dict(zip(outputs, session.run(outputs, feeds))))
+            answers.append(_holdable(dict(zip(outputs, session.run(outputs, feeds)))))
         except (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented) as error:
             answers.append({"failed": str(error)})
     return answers
+
+
+def _holdable(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, or that it is too large for the process that asked: a small model can make a large one."""
+    size = sum(getattr(found, "nbytes", 0) for found in answer.values())
+    if size > _MOST_ANSWER_BYTES:
+        return {"failed": f"its outputs have {size} bytes, more than {_MOST_ANSWER_BYTES}"}
+    return answer
 
 
 def _runtime() -> Any:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from avsdk.dtypes import PLAIN
-from avsdk.engines.openvino_cache import KeptModels
-from avsdk.engines.openvino_devices import (
+from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
+from avsdk.openvino_cache import KeptModels
+from avsdk.openvino_devices import (
     PLUGINS,
     availability,
     device_units,
@@ -26,9 +27,8 @@ from avsdk.engines.openvino_devices import (
     last_line,
     plugin_name,
 )
-from avsdk.engines.openvino_settings import checked_settings, properties_for, require_settings
-from avsdk.engines.openvino_tensors import array_from_tensor, value_from_array
-from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
+from avsdk.openvino_settings import checked_settings, properties_for, require_settings
+from avsdk.openvino_tensors import array_from_tensor, value_from_array
 from avsdk.requirements import Requirements
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.telemetry import refuse_telemetry

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from avsdk import host
-from avsdk.myriad_stick import HEADER_BYTES, blob_fault
 from avsdk.errors import BundleRefused
+from avsdk.myriad_stick import HEADER_BYTES, blob_fault
+from avsdk.schema import encode
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.toolchains import installed_python
 from avsdk.worker import Worker
@@ -25,6 +27,14 @@ RELEASE = "2021.4.2"
 _SEEN_AS = "movidius: Myriad X"
 _TIMEOUT_S = 120.0
 _STICK = "avsdk.myriad_stick:LoadedBlob"
+
+
+@dataclass(frozen=True)
+class _InBlob:
+    """A tensor's name and type in the blob."""
+
+    name: str
+    precision: Literal["FP16", "FP32", "U8", "I32"]
 
 
 class MyriadSession(Session):
@@ -57,11 +67,11 @@ class MyriadSession(Session):
 
     def _open(self) -> None:
         self._refuse_damaged()
-        inputs, outputs = (dict(self.artifact.options.get(kind, {})) for kind in ("inputs", "outputs"))
+        inputs, outputs = (self.option(kind, Mapping[str, _InBlob], {}) for kind in ("inputs", "outputs"))
         self._require_tensors(inputs, outputs)
         worker = Worker(f"run-{self.engine}", _python(), timeout_s=_TIMEOUT_S)
         try:
-            worker.open(_STICK, blob=os.fspath(self.file()), inputs=inputs, outputs=outputs)
+            worker.open(_STICK, blob=os.fspath(self.file()), inputs=encode(inputs), outputs=encode(outputs))
         except BaseException:
             worker.close()
             raise
@@ -83,7 +93,7 @@ class MyriadSession(Session):
 
     def _refuse_damaged(self) -> None:
         """A blob goes into the stick's memory as it is: no other file must."""
-        size, wanted = self.file().stat().st_size, self.artifact.options.get("size")
+        size, wanted = self.file().stat().st_size, self.option("size", int, 0)
         with self.file().open("rb") as stream:
             fault = blob_fault(stream.read(HEADER_BYTES), size)
         if size != wanted:

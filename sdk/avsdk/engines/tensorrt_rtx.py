@@ -42,10 +42,13 @@ class TensorRtRtxSession(EngineFileSession):
         return engine.create_execution_context(self._config)
 
     def _close(self) -> None:
-        if self._kernels is not None:
-            keep_bytes(_ROOM, self._cache_name(), bytes(self._kernels.serialize()))
-            self._kernels = self._config = None
-        super()._close()
+        kernels, self._kernels, self._config = self._kernels, None, None
+        try:
+            if kernels is not None:
+                keep_bytes(_ROOM, self._cache_name(), bytes(kernels.serialize()))
+        finally:
+            del kernels
+            super()._close()
 
     def _cache_name(self) -> str:
         gpu = self._here().gpu

@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from avsdk.engines.openvino_devices import device_units, last_line
-from avsdk.engines.openvino_settings import SETTINGS, checked_settings
 from avsdk.errors import NotAvailable
 from avsdk.onnx_check import OnnxLimits
+from avsdk.openvino_devices import device_units, last_line
+from avsdk.openvino_settings import SETTINGS, checked_settings
 from avsdk.worker import call_in_child
 from avsdk_targets.compiler import Compiler, Verdict
 from avsdk_targets.operator_table import Finding, NodeFact

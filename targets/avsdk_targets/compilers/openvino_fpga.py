@@ -16,11 +16,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from avsdk.engines.openvino_devices import last_line
 from avsdk.errors import NotAvailable, ToolchainCrashed
 from avsdk.files import sha256_file
 from avsdk.golden import Sample, read_golden
 from avsdk.onnx_check import OnnxLimits
+from avsdk.openvino_devices import last_line
 from avsdk_targets.compiler import Compiled, CompileJob, Compiler, Verdict
 from avsdk_targets.operator_table import Finding, NodeFact
 from avsdk_targets.prepared import Prepared

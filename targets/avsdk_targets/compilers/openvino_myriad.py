@@ -10,7 +10,7 @@ from typing import Any
 
 from avsdk.onnx_check import OnnxLimits
 from avsdk_targets.compiler import Compiled, CompileJob, Compiler
-from avsdk_targets.myriad_blob import build, cmx_count, shave_count
+from avsdk_targets.myriad_blob import build, cmx_count, shave_count, stream_count
 from avsdk_targets.rewrite import RewritePlan
 from avsdk_targets.toolchain import PackageNeed
 
@@ -35,7 +35,7 @@ class MyriadCompiler(Compiler):
     settings = {
         "shaves": "vector processors for this network, 1-16 (default: the device profile's)",
         "cmx_slices": "slices of on-chip memory for this network, 1-16 (default: as many as shaves)",
-        "streams": "networks run at a time (default 1)",
+        "streams": "networks run at a time, 1-3 (default 1)",
         "input": "what float inputs are sent as: fp16 (default), fp32, or u8 for whole numbers 0-255",
         "platform": "what the compiler is told instead of asking a stick (default VPU_MYRIAD_2480)",
     }
@@ -56,4 +56,5 @@ class MyriadCompiler(Compiler):
         """Judge the counts before the model is rewritten."""
         shave_count(dict(job.options))
         cmx_count(dict(job.options))
+        stream_count(dict(job.options))
         return super().compile(job)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 
+from onnx import TensorProto
+
 from avsdk_targets.rewrites.draft import CannotSpellOut, Draft
+
+_UNSIGNED = {TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
 
 
 def absolute(draft: Draft) -> None:
-    """max(x, -x)."""
+    """max(x, -x); numbers without a sign stay."""
     x = draft.input(0)
-    draft.add("Max", x, draft.add("Neg", x), out=draft.output(0))
+    if draft.known.types.get(x) in _UNSIGNED:
+        draft.add("Identity", x, out=draft.output(0))
+    else:
+        draft.add("Max", x, draft.add("Neg", x), out=draft.output(0))
 
 
 def cast_like(draft: Draft) -> None:
@@ -61,8 +68,10 @@ def gelu(draft: Draft) -> None:
 
 
 def celu(draft: Draft) -> None:
-    """max(0, x) + min(0, alpha (exp(x / alpha) - 1)), which is alpha elu(x / alpha)."""
+    """max(0, x) + min(0, alpha (exp(x / alpha) - 1)), which is alpha elu(x / alpha) for alpha > 0."""
     x, alpha = draft.input(0), draft.attribute("alpha", 1.0)
+    if alpha <= 0:
+        raise CannotSpellOut(f"alpha={alpha:g}: above 0 only")
     kind = draft.type(x)
     inner = draft.add("Elu", draft.add("Div", x, draft.value(alpha, kind)), alpha=1.0)
     draft.add("Mul", inner, draft.value(alpha, kind), out=draft.output(0))

@@ -34,6 +34,13 @@ class Known:
     taken: set[str] = field(default_factory=set)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
+    def forget(self, name: str, *, but_type: bool) -> None:
+        """Know no more of a tensor, or nothing but its type."""
+        self.constants.pop(name, None)
+        self.shapes.pop(name, None)
+        if not but_type:
+            self.types.pop(name, None)
+
     def fresh_name(self, prefix: str) -> str:
         """A name that no tensor has; taken from then on."""
         name = next(name for number in self.numbers for name in (f"{prefix}{number}",) if name not in self.taken)
@@ -145,20 +152,43 @@ Rule = Callable[[Draft], None]
 
 
 def known_of(model: onnx.ModelProto) -> Known:
-    """Infer the types and shapes of a model whose weights may be shelved, and gather its constants."""
+    """Infer the types and shapes of a model whose weights may be shelved, and gather its constants.
+
+    Two branches may use one name for different tensors: of such a name no more is known than they have in common.
+    """
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     known = Known(opset)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    defined: set[str] = set()
     for graph in graphs_of(inferred.graph):
-        for item in (*graph.input, *graph.output, *graph.value_info):
-            _learn(known, item)
-        for tensor in graph.initializer:
-            _learn_constant(known, tensor.name, tensor)
-        known.taken.update(known.types, (name for node in graph.node for name in (*node.input, *node.output)))
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                _learn_constant(known, node.output[0], node.attribute[0].t)
+        own = _known_of_graph(graph, opset)
+        here = {*own.constants, *(item.name for item in graph.input), *_results(graph)}
+        for name in here & defined:
+            same_type = own.types.get(name) == known.types.get(name)
+            for facts in (own, known):
+                facts.forget(name, but_type=same_type)
+        defined |= here
+        known.types.update(own.types)
+        known.shapes.update(own.shapes)
+        known.constants.update(own.constants)
+        known.taken.update(known.types, here, (name for node in graph.node for name in node.input))
     return known
+
+
+def _known_of_graph(graph: onnx.GraphProto, opset: int) -> Known:
+    known = Known(opset)
+    for item in (*graph.input, *graph.output, *graph.value_info):
+        _learn(known, item)
+    for tensor in graph.initializer:
+        _learn_constant(known, tensor.name, tensor)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            _learn_constant(known, node.output[0], node.attribute[0].t)
+    return known
+
+
+def _results(graph: onnx.GraphProto) -> Iterator[str]:
+    return (name for node in graph.node for name in node.output)
 
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

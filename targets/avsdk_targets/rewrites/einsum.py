@@ -49,6 +49,9 @@ def _terms(draft: Draft) -> tuple[list[str], str]:
     for term in (*terms, result):
         if len(set(term)) < len(term):
             raise CannotSpellOut(f"{equation!r} takes a diagonal")
+    strange = sorted(set(result) - set("".join(terms)))
+    if strange:
+        raise CannotSpellOut(f"no operand of {equation!r} has the axis {strange[0]!r}")
     return terms, result
 
 

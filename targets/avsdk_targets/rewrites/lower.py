@@ -116,9 +116,16 @@ def _require_types(known: Known, node: onnx.NodeProto, old: defs.OpSchema) -> No
 
 
 def _axes_to_attribute(draft: Draft, old: defs.OpSchema) -> None:
+    """Opset 18 brought ``noop_with_empty_axes``: nothing is summed then, but each element still goes its way."""
     axes = draft.constant(draft.input(1)).tolist() if draft.input(1) else []
     if not axes and draft.attribute("noop_with_empty_axes", 0):
-        draft.add("Identity", draft.input(0), out=draft.output(0))
+        x, out = draft.input(0), draft.output(0)
+        if old.name == "ReduceSumSquare":
+            draft.add("Mul", x, x, out=out)
+        elif old.name in {"ReduceL1", "ReduceL2"}:
+            draft.add("Max", x, draft.add("Neg", x), out=out)
+        else:
+            draft.add("Log" if old.name == "ReduceLogSum" else "Identity", x, out=out)
         return
     _kept(draft, old, without=frozenset({"noop_with_empty_axes"}), inputs=1)
     if axes:
@@ -157,7 +164,7 @@ def _pad(draft: Draft, old: defs.OpSchema) -> None:
 
 
 def _resize(draft: Draft, old: defs.OpSchema) -> None:
-    """Opset 18 brought an attribute ``axes``: scales and sizes of the others are written out. ``antialias`` is lost."""
+    """Opset 18 brought an attribute ``axes``: scales and sizes of the others are written out."""
     axes = draft.attribute("axes", None)
     known = draft.known.shapes.get(draft.input(0))
     policy = draft.attribute("keep_aspect_ratio_policy", "stretch")

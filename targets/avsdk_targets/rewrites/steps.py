@@ -14,6 +14,7 @@ from avsdk.errors import NotAvailable
 from avsdk_targets.rewrites import activations, einsum, lower, norms, recurrent
 from avsdk_targets.rewrites.draft import CannotSpellOut, Draft, Known, Rule, graphs_of, known_of
 from avsdk_targets.rewrites.functions import body_opset, has_body, inlined
+from avsdk_targets.rewrites.raised import say_old_defaults
 from avsdk_targets.rewrites.static import fold, write_sizes
 from avsdk_targets.rewrites.weights import Shelf, replace, save
 
@@ -95,6 +96,14 @@ class _Work:
         if before >= opset or not before:
             return
         self.model.CopyFrom(self._converted(opset))
+        try:
+            say_old_defaults(self.model, before, known_of(self.model))
+        except CannotSpellOut as error:
+            raise NotAvailable(
+                f"the model cannot be brought from opset {before} to {opset}: {error}",
+                expected="operators that mean the same in the newer opset",
+                fix="export the model again from its source with a newer opset",
+            ) from error
         self.applied.append(f"opset {before} -> {opset}")
 
     def fix_sizes(self, shapes: Mapping[str, list[int]]) -> None:

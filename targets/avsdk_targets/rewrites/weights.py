@@ -79,9 +79,15 @@ def save(model: onnx.ModelProto, path: Path, folder: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / location, place)
     if sum(tensor.ByteSize() for tensor in model.graph.initializer) > _INLINE_BYTES:
-        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+        onnx.save(model, path, save_as_external_data=True, location=_new_location(model, path.name))
     else:
         onnx.save(model, path)
+
+
+def _new_location(model: onnx.ModelProto, name: str) -> str:
+    """A file for the weights that none of the model's external data is in."""
+    taken = {_location(tensor) for tensor in _tensors(model.graph) if uses_external_data(tensor)}
+    return f"{name}.weights" if f"{name}.data" in taken else f"{name}.data"
 
 
 def _bytes(tensor: TensorProto) -> int:

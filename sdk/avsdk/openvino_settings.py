@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from avsdk.engines.openvino_devices import PLUGINS, device_units
 from avsdk.errors import AvsdkError, SilentFallback, UnknownName, UsageError
+from avsdk.openvino_devices import PLUGINS, device_units
 
 _COUNT = re.compile(r"[1-9][0-9]{0,2}")
 

@@ -31,6 +31,7 @@ class KeptModels:
         self.folder = cache_home() / "openvino-cache" / hashlib.sha256(key.encode()).hexdigest()[:24]
         with typed_write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o700)  # refused where it is another user's, whose models are not ours to load
             damaged = [blob for blob in self.folder.glob(_BLOBS) if not _is_whole(blob)]
             for blob in damaged:
                 blob.unlink(missing_ok=True)
