@@ -53,12 +53,15 @@ def draw_chart(report: Report, path: Path) -> None:
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    """Two lines per row: the bundle, then graph, size, effective precision and threads."""
-    return [
-        f"{Path(row.bundle).name}\n{row.graph} {sizes_text(row.shapes)} · {row.effective_precision or row.precision}"
-        f" · {row.threads} thread{'s' if row.threads > 1 else ''}"
-        for row in rows
-    ]
+    """Two lines per row: the bundle and what it ran on, then graph, size, effective precision and threads."""
+    labels = []
+    for row in rows:
+        place = f"{row.place}, not on {row.target}" if row.reason else row.place
+        precision = row.effective_precision or row.precision
+        threads = f"{row.threads} thread{'s' if row.threads > 1 else ''}"
+        first = f"{Path(row.bundle).name} · {place}"
+        labels.append(f"{first}\n{row.graph} {sizes_text(row.shapes)} · {precision} · {threads}")
+    return labels
 
 
 def _title(report: Report) -> str:

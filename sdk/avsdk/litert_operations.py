@@ -68,12 +68,13 @@ def delegated_nodes(operations: Sequence[Mapping[str, Any]]) -> set[int]:
 def precision_of(operation: Mapping[str, Any], details: Mapping[int, Mapping[str, Any]]) -> str:
     """The precision that an operation computed in: the narrowest numeric type among its data operands and results.
 
+    Empty for one on whole numbers alone, as what makes an index of another.
     The types are the tensors': tflite-runtime does not list them with the operations.
     """
     indices = (int(index) for index in (*operation["inputs"], *operation["outputs"]))
     kinds = {np.dtype(details[index]["dtype"]).name for index in indices if index in details}
     known = [_PRECISIONS[kind] for kind in kinds if kind in _PRECISIONS]
-    return min(known, key=_ORDER.index) if known else "int32"
+    return min(known, key=_ORDER.index) if known else ""
 
 
 def flops_of(operation: Mapping[str, Any], details: Mapping[int, Mapping[str, Any]]) -> int:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avsdk.errors import ParityFailed
+from avsdk.errors import NotAvailable, ParityFailed
 
 LEAST_SNR_DB = 20.0
 """Far below every tolerance of the parity record that follows: it only tells a wrong file from a right one."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_./-]*")
 
 Array = NDArray[Any]
 Graph = Mapping[str, Any]
@@ -117,6 +119,46 @@ def snr_db(reference: Array, found: Array) -> float:
     return 10 * float(np.log10(signal / noise)) if np.isfinite(noise) and signal > 0 else float("-inf")
 
 
+def plain_names(graph: Graph) -> dict[str, str]:
+    """The graph's tensors -> names that onnx2tf keeps: their own, or a number where one has other characters.
+
+    TensorFlow's ``image:0`` comes back as ``image__0``.
+    """
+    names = [item["name"] for side in ("inputs", "outputs") for item in graph[side]]
+    if all(_PLAIN.fullmatch(name) for name in names):
+        return {name: name for name in names}
+    return {name: f"tensor_{number}" for number, name in enumerate(names)}
+
+
+def renamed_graph(graph: Graph, names: Mapping[str, str]) -> dict[str, Any]:
+    """The graph with its tensors called otherwise."""
+    sides = {side: [{**item, "name": names[item["name"]]} for item in graph[side]] for side in ("inputs", "outputs")}
+    return {**graph, **sides}
+
+
+def renamed_onnx(source: str, target: Path, names: Mapping[str, str]) -> str:
+    """Write the model with its inputs and outputs called otherwise; the file as it is where nothing changes."""
+    import onnx
+
+    from avsdk_targets.rewrites.draft import graphs_of
+
+    if all(name == other for name, other in names.items()):
+        return source
+    model = onnx.load(source)
+    nodes = [node for body in graphs_of(model.graph) for node in body.node]
+    used = {name for node in nodes for name in (*node.input, *node.output)}
+    mine = {**{other: f"{other}/inner" for other in names.values() if other in used}, **names}
+    for node in nodes:
+        node.input[:] = [mine.get(name, name) for name in node.input]
+        node.output[:] = [mine.get(name, name) for name in node.output]
+    for body in graphs_of(model.graph):
+        del body.value_info[:]
+        for item in (*body.input, *body.output, *body.initializer):
+            item.name = mine.get(item.name, item.name)
+    onnx.save(model, target)
+    return str(target)
+
+
 def hold_outputs(source: str, target: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
     """Write the ONNX model with a reshape to one axis and back behind each output of three axes and more.
 
@@ -154,3 +196,16 @@ def _differs(name: str, found: list[int], wanted: list[int], verb: str) -> Parit
         expected=f"{wanted}, the layout of the graph",
         fix="choose another target: the converter does not know this network well",
     )
+
+
+def onnx_answers(onnx: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """What ONNX Runtime answers; raises ``NotAvailable`` where it does not."""
+    from avsdk.engines.onnxruntime import reference_outputs
+
+    (answer,) = reference_outputs(onnx, [dict(feeds)])
+    if "failed" in answer:
+        raise NotAvailable(
+            f"ONNX Runtime does not run the model at the asked sizes: {answer['failed'].splitlines()[0]}",
+            expected="a model that answers, since the answer is what the converted file is compared with",
+        )
+    return answer

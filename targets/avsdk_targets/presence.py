@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
 from pathlib import Path
 
 from avsdk import host, nvidia
 from avsdk_targets.device import Device
 
+_OTHER_CARDS = "Ti|Super|Laptop|Mobile|D|Max-Q"
+"""What stands behind the name of a card that is not the one of that name."""
 _BOARD = Path("/proc/device-tree/model")
 
 
@@ -27,7 +30,13 @@ def is_here(device: Device) -> bool | None:
     if not device.seen_as:
         return None
     names = (*names_here(), platform.system())
-    return any(text.lower() in name.lower() for text in device.seen_as for name in names)
+    return any(_is_called(name, text) for text in device.seen_as for name in names)
+
+
+def _is_called(name: str, text: str) -> bool:
+    """Whether the name holds the text as whole words; a suffix makes a card another: RTX 3090 is no RTX 3090 Ti."""
+    pattern = rf"(?<![a-z0-9]){re.escape(text)}(?![a-z0-9])(?! ({_OTHER_CARDS})\b)"
+    return re.search(pattern, name, re.IGNORECASE) is not None
 
 
 @cache

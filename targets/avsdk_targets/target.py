@@ -149,7 +149,7 @@ def _own_devices(engine: str) -> Mapping[str, str]:
 def _local_device(engine: str, unit: str) -> Device:
     """What the engine calls ``unit`` on this machine, which no profile describes."""
     arch = _own_devices(engine)[unit.partition(":")[0]]
-    description = f"what {engine} calls {unit!r}, on this machine"
+    description = f"{engine}'s own device {unit}, on this machine"
     return Device(f"{engine}:{unit}", description, (engine,), arch, (), engine_device=unit)
 
 

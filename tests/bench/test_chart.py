@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from avsdk_bench.chart import duration_text
+from avsdk_bench.chart import _labels, duration_text
+from avsdk_bench.report import Row
 
 
 @pytest.mark.parametrize(
@@ -15,3 +18,13 @@ from avsdk_bench.chart import duration_text
 )  # fmt: skip
 def test_a_duration_has_three_digits_and_no_exponent(milliseconds: float, text: str) -> None:
     assert duration_text(milliseconds) == text
+
+
+def test_a_label_tells_engine_device_and_setting_and_what_was_not_measured() -> None:
+    row = Row(
+        "zoo:a/net", "net", "torch:cpu", "torch", "cpu", "fp32", 2, {}, 1.0, "measured", settings={"mode": "eager"}
+    )
+    elsewhere = replace(row, target="xeon", engine="openvino", device="this-cpu", settings={}, reason="another machine")
+    first, second = (label.splitlines()[0] for label in _labels([row, elsewhere]))
+    assert first == "net · torch:cpu eager"
+    assert second == "net · openvino:this-cpu, not on xeon"

@@ -220,6 +220,21 @@ def test_a_file_without_the_edge_tpus_operation_is_a_silent_fallback(
         session.execution()
 
 
+@pytest.mark.parametrize("dtypes", [(np.float32, np.int32), (np.int32, np.int32), (np.float32, np.float32)])
+def test_arithmetic_on_indices_is_no_other_precision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtypes: tuple[Any, Any]
+) -> None:
+    """An embedding's rows are numbers of 32 bits; that they are counted in whole numbers changes no precision."""
+    computed = [{"op_name": "SUM", "inputs": [2], "outputs": [2]}, {"op_name": "ADD", "inputs": [3], "outputs": [3]}]
+    session = _open(monkeypatch, tmp_path, Recorded(np.float32, computed), "cpu", "fp32")
+    details = [
+        {"name": str(index), "index": index, "shape": np.array([9]), "dtype": dtype}
+        for index, dtype in enumerate(dtypes, 2)
+    ]
+    monkeypatch.setattr(Recorded, "get_tensor_details", lambda self: details)
+    assert session.execution().precision_shares == {"fp32": 1.0}
+
+
 def test_an_edge_tpu_that_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_runtime_state", lambda: engine.Availability(True))
     monkeypatch.setattr(engine.host, "probe", lambda: SimpleNamespace(accelerators=()))
@@ -250,4 +265,8 @@ def test_a_cache_that_cannot_be_written_is_not_passed_over(monkeypatch: pytest.M
     model = SimpleNamespace(from_file=lambda file, options: None)
     monkeypatch.setattr(compiled_model, "CompiledModel", model)
     with pytest.raises(NotAvailable, match="wrote no weight cache at"):
+        _open(monkeypatch, tmp_path, Recorded(np.float32), "cpu", "fp32", session={"weight_cache": True})
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AVSDK_HOME", str(tmp_path / "file"))
+    with pytest.raises(NotAvailable, match="wrote no weight cache at .*: Not a directory"):
         _open(monkeypatch, tmp_path, Recorded(np.float32), "cpu", "fp32", session={"weight_cache": True})

@@ -152,6 +152,14 @@ def test_pieces_of_a_sound_join_to_the_sound(samples: int) -> None:
     assert np.allclose(audio.overlap_add(pieces, trace, hop=4), heard, atol=1e-6)
 
 
+def test_steps_that_would_take_all_memory_are_refused() -> None:
+    with pytest.raises(UnusableInput, match="of 2000000 samples makes 1951425 pieces of 48576") as caught:
+        audio.frames(np.zeros(2_000_000, np.float32), Trace(), length=48_576, hop=1)
+    assert "cut the sound" in caught.value.fix
+    with pytest.raises(UnusableInput, match="30000x1 pixels would be scaled to 480000000x16000"):
+        picture.resize_shorter(photo(1, 30_000), Trace(), size=16_000)
+
+
 def test_a_sound_to_be_written_is_as_long_as_the_one_that_came() -> None:
     trace = Trace(samples=3)
     assert audio.sound_out(np.array([[[0.5, -2, 2, 9]]]), trace).tolist() == [0.5, -1, 1]

@@ -237,7 +237,7 @@ def test_a_wrong_file_is_not_accepted(loaded: Loaded, text: str) -> None:
 
 def test_a_model_that_does_not_answer_is_not_converted(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="does not run the model at the asked sizes"):
-        compiler_module._onnx_answers(str(_static(tmp_path)), {"image": np.zeros((1, 8, 4, 8), np.float32)})
+        litert_graph.onnx_answers(str(_static(tmp_path)), {"image": np.zeros((1, 8, 4, 8), np.float32)})
 
 
 def test_only_onnx2tf_installed_is_enough_for_a_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -246,3 +246,37 @@ def test_only_onnx2tf_installed_is_enough_for_a_check(monkeypatch: pytest.Monkey
     onnx2tf = Environment(Path("python"), {"onnx2tf": "2.6.9"}, "onnx2tf")
     monkeypatch.setattr(compiler_module._OnnxRoute, "environment", lambda *_: onnx2tf)
     assert LiteRtCompiler().check("cpu", "host", "fp32").ok
+
+
+# -- names that the converter does not keep ----------------------------------------------------------------------------
+
+
+def test_names_that_the_converter_changes_are_replaced_and_others_stay(tmp_path: Path) -> None:
+    """TensorFlow's ``x:0``, also inside a branch that takes it from outside, and a weight of a name that is given."""
+    graph = {"inputs": [{"name": "x:0"}], "outputs": [{"name": "out y"}]}
+    assert litert_graph.plain_names({"inputs": [{"name": "a/b.c-1"}], "outputs": []}) == {"a/b.c-1": "a/b.c-1"}
+    names = litert_graph.plain_names(graph)
+    assert names == {"x:0": "tensor_0", "out y": "tensor_1"}
+    assert litert_graph.renamed_graph(graph, names)["outputs"] == [{"name": "tensor_1"}]
+    branches = {
+        f"{name}_branch": onnx.helper.make_graph(
+            [onnx.helper.make_node(op, ["x:0"], [f"{op}:0"])], name, [],
+            [onnx.helper.make_tensor_value_info(f"{op}:0", onnx.TensorProto.FLOAT, [2])],
+        )
+        for name, op in (("then", "Neg"), ("else", "Exp"))
+    }  # fmt: skip
+    nodes = [
+        onnx.helper.make_node("If", ["flag"], ["m"], **branches),
+        onnx.helper.make_node("Mul", ["m", "tensor_0"], ["out y"]),
+    ]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in names]
+    held = {"flag": np.array(True), "tensor_0": np.array([2, 3], np.float32)}
+    weights = [onnx.numpy_helper.from_array(value, name) for name, value in held.items()]
+    made = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], weights)
+    source = tmp_path / "a.onnx"
+    onnx.save(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), source)
+    target = litert_graph.renamed_onnx(str(source), tmp_path / "b.onnx", names)
+    onnx.checker.check_model(onnx.load(target), full_check=True)
+    found = litert_graph.onnx_answers(target, {"tensor_0": np.array([1, 5], np.float32)})
+    assert found["tensor_1"].tolist() == [-2, -15]
+    assert litert_graph.renamed_onnx(str(source), tmp_path / "c.onnx", {"x:0": "x:0"}) == str(source)

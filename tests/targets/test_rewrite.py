@@ -317,6 +317,29 @@ def test_sizes_that_the_model_contradicts_are_refused(tmp_path: Path) -> None:
     assert "--axis" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("op", "shape", "scales", "attributes"),
+    [
+        ("Resize", [1, 1, 4, 5], [1, 1, 1.7, 0.6],
+         {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+        ("LRN", [1, 5, 3, 3], None, {"size": 3}),
+        ("LpNormalization", [2, 3, 4], None, {"p": 1, "axis": 0}),
+    ],
+)  # fmt: skip
+def test_what_onnx_itself_computes_otherwise_is_left_to_the_engine(
+    op: str, shape: list[int], scales: list[float] | None, attributes: dict[str, Any], tmp_path: Path
+) -> None:
+    held = {"a": normal(np.random.default_rng(0), *shape)}
+    operands = ["a"]
+    if scales is not None:
+        held["s"] = np.array(scales, np.float32)
+        operands = ["a", "", "s"]
+    nodes = [helper.make_node(op, operands, ["c"], **attributes), helper.make_node("Identity", ["x"], ["y"])]
+    before = model_of(nodes, {"x": ["n", 2]}, ["y", "c"], held)
+    after, _ = rewritten(before, tmp_path, opset=(7, 20), shapes={"x": [2, 2]})
+    require_same(before, after, {"x": np.zeros((2, 2), np.float32)})
+
+
 def test_random_numbers_are_not_folded(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("RandomNormal", [], ["r"], shape=[2, 2]),

@@ -264,3 +264,21 @@ def test_only_the_zoo_is_looked_up_by_what_a_manifest_says(bundle: Path, monkeyp
     monkeypatch.setattr("avsdk_targets.sources._zoo_source", lambda: pytest.fail("code of this machine was looked up"))
     write_manifest(bundle, replace(manifest, source={"kind": "module", "name": "os:system", "sha256": "a" * 64}))
     assert BundleSource().fingerprint(str(bundle), {})
+
+
+@pytest.mark.parametrize("listed", [5, "width", [{}], {"width": 1}])
+def test_a_manifest_whose_source_means_nothing_is_refused(bundle: Path, tmp_path: Path, listed: object) -> None:
+    manifest = open_bundle(bundle).manifest
+    write_manifest(bundle, replace(manifest, source={**manifest.source, "guessed_axes": listed}))
+    with pytest.raises(BundleRefused, match=r"source\.guessed_axes"):
+        BundleSource().materialise(str(bundle), tmp_path / "out", {})
+
+
+def test_a_manifest_that_names_a_graph_like_a_path_writes_nothing_outside(bundle: Path, tmp_path: Path) -> None:
+    document = json.loads((bundle / "manifest.json").read_text())
+    document["golden"]["../../../outside"] = next(iter(document["golden"].values()))
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    out = tmp_path / "a" / "b" / "out"
+    with pytest.raises(BundleRefused, match="golden has the name"):
+        BundleSource().materialise(str(bundle), out, {})
+    assert not list(tmp_path.rglob("outside*"))

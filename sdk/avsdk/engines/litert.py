@@ -176,13 +176,14 @@ class LiteRtSession(Session):
         for operation in operations:
             if operation["op_name"] not in MOVES:
                 shares[precision_of(operation, details)] += flops_of(operation, details)
-        total = sum(shares.values()) or 1
+        del shares[""]  # whole numbers have no precision to fall short of
+        total = sum(shares.values())
         unpacked = [operation["inputs"][0] for operation in operations if operation["op_name"] == "DEQUANTIZE"]
         half = any(np.dtype(details[index]["dtype"]) == np.float16 for index in unpacked if index in details)
         return Execution(
             device=self.artifact.device,
             placement=self._placement(operations),
-            precision_shares={name: count / total for name, count in shares.items() if count},
+            precision_shares={name: count / total for name, count in shares.items() if count} or {"fp32": 1.0},
             weights="fp16" if half else "",
         )
 
@@ -231,18 +232,17 @@ class _CachedModel:
 
         key = f"{sha256_file(file)[:32]}-{metadata.version('ai-edge-litert')}"
         self.path = cache_home() / "xnnpack" / f"{key}.bin"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _no_cache(self.path, f": {error.strerror}") from error
         # Another process must never see a half-written cache: it is made under a name of its own.
         used = self.path if self.path.exists() else self.path.with_suffix(f".{os.getpid()}")
         cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(used))
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         self._model = CompiledModel.from_file(str(file), options=options)
         if not used.exists():  # the runtime goes on without a word where it cannot write
-            raise NotAvailable(
-                f"LiteRT wrote no weight cache at {used}",
-                expected="a folder that can be written to",
-                fix="set AVSDK_HOME to one, or export with --set litert.weight_cache=no",
-            )
+            raise _no_cache(used)
         used.replace(self.path)
         (self._key,) = self._model.get_signature_list()
         details = self._model.get_input_tensor_details(self._key), self._model.get_output_tensor_details(self._key)
@@ -268,6 +268,14 @@ class _CachedModel:
             read = self._taken[edge.name].read(int(np.prod(shape, dtype=np.int64)), edge.dtype.type)
             found[edge.name] = np.asarray(read).reshape(shape)
         return found
+
+
+def _no_cache(path: Path, reason: str = "") -> NotAvailable:
+    return NotAvailable(
+        f"LiteRT wrote no weight cache at {path}{reason}",
+        expected="a folder that can be written to",
+        fix="set AVSDK_HOME to one, or export with --set litert.weight_cache=no",
+    )
 
 
 def _interpreter_module() -> Any:

@@ -240,11 +240,14 @@ class OpenVinoSession(Session):
             if shares:
                 break
             taken = [self._requests.get() for _ in range(count)]
-            for request in taken:
-                request.start_async(given, share_inputs=True)
-            for request in taken:
-                request.wait()
-                self._requests.put(request)
+            try:
+                for request in taken:
+                    request.start_async(given, share_inputs=True)
+                for request in taken:
+                    request.wait()
+            finally:
+                for request in taken:
+                    self._requests.put(request)
             shares = _precision_shares(self._compiled.get_runtime_model())
         return shares
 

@@ -14,6 +14,7 @@ from avsdk.ops import Array, Operation, Trace, is_count, is_number
 
 RATES_HZ = (1000, 384_000)
 _LONGEST_FRAME = 1 << 20
+_MOST_VALUES = 1 << 28
 
 
 def sound_mono(sound: Array, trace: Trace, *, sample_rate_hz: int) -> Array:
@@ -57,9 +58,18 @@ def fit_samples(sound: Array, trace: Trace, *, samples: int) -> Array:
 
 
 def frames(sound: Array, trace: Trace, *, length: int, hop: int) -> Array:
-    """Overlapping pieces (frames, length), one every ``hop`` samples; the last is filled with zeros."""
+    """Overlapping pieces (frames, length), one every ``hop`` samples; the last is filled with zeros.
+
+    Raises ``UnusableInput`` where they would be too many to hold.
+    """
     del trace
     count = max(1, -(-(len(sound) - length) // hop) + 1)
+    if count * length > _MOST_VALUES:
+        raise UnusableInput(
+            f"the sound of {len(sound)} samples makes {count} pieces of {length}",
+            expected=f"at most {_MOST_VALUES} values in all pieces",
+            fix="cut the sound first",
+        )
     padded = np.pad(sound, (0, (count - 1) * hop + length - len(sound)))
     return np.lib.stride_tricks.sliding_window_view(padded, length)[::hop].copy()
 

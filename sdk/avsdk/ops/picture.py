@@ -14,12 +14,23 @@ from avsdk.media import resized
 from avsdk.ops import Array, Operation, Trace, is_count, is_number
 
 _LARGEST_SIDE = 16_384
+_MOST_PIXELS = 1 << 28
 _MOST_COLOURS = 1024
 
 
 def resize(image: Array, trace: Trace, *, height: int, width: int) -> Array:
-    """Scale to that size whatever the aspect: averaged where it shrinks, bicubic where it grows."""
+    """Scale to that size whatever the aspect: averaged where it shrinks, bicubic where it grows.
+
+    Raises ``UnusableInput`` where the result would be too large to hold: a thin picture grows long by its shorter side.
+    """
     del trace
+    count = image.shape[0] if image.ndim == 4 else 1
+    if count * height * width > _MOST_PIXELS:
+        raise UnusableInput(
+            f"the picture of {image.shape[-2]}x{image.shape[-3]} pixels would be scaled to {width}x{height}",
+            expected=f"at most {_MOST_PIXELS} pixels in all frames",
+            fix="crop it first",
+        )
     return image if image.shape[-3:-1] == (height, width) else resized(image, height, width)
 
 

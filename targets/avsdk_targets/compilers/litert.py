@@ -34,6 +34,10 @@ from avsdk_targets.litert_graph import (
     golden_feeds,
     hold_outputs,
     names_of_compared,
+    onnx_answers,
+    plain_names,
+    renamed_graph,
+    renamed_onnx,
     sample_feeds,
 )
 from avsdk_targets.rewrite import RewritePlan
@@ -232,19 +236,24 @@ def build_from_onnx(request: dict[str, Any]) -> dict[str, Any]:
     """
     graph, sizes = request["graph"], request["sizes"] or {}
     feeds = sample_feeds(graph, sizes, request.get("golden"))
-    reference = _onnx_answers(request["onnx"], feeds)
+    reference = onnx_answers(request["onnx"], feeds)
     name = file_name(graph, sizes)
     path = Path(request["out"]) / name
+    plain = plain_names(graph)
+    asked = renamed_graph(graph, plain)
+    feeds, reference = ({plain[key]: array for key, array in side.items()} for side in (feeds, reference))
     failures = []
     for held in (False, True):
         with tempfile.TemporaryDirectory(prefix="avsdk-onnx2tf-") as folder:
             try:
-                shutil.copyfile(_converted_onnx(request["onnx"], feeds, reference, Path(folder), held), path)
-                options = _load_and_compare(str(path), graph, feeds, reference, by_name=True)
+                source = renamed_onnx(request["onnx"], Path(folder, "plain.onnx"), plain)
+                shutil.copyfile(_converted_onnx(source, feeds, reference, Path(folder), held), path)
+                found = _load_and_compare(str(path), asked, feeds, reference, by_name=True)
             except (ParityFailed, RuntimeError, ValueError) as error:
                 failures.append(str(getattr(error, "failed", error)).strip().splitlines()[0])
                 path.unlink(missing_ok=True)
                 continue
+        options = {side: {key: held[plain[key]] for key in plain if plain[key] in held} for side, held in found.items()}
         versions = {item: metadata.version(item) for item in ("onnx2tf", "ai-edge-litert")}
         return {"files": [name], "options": {**options, "route": "onnx2tf"}, "built_with": versions}
     raise ParityFailed(
@@ -306,8 +315,9 @@ def _quantise(path: str, samples: Sequence[Mapping[str, np.ndarray[Any, Any]]], 
     work = quantizer.Quantizer(path, [*rules, product])
     (signature,) = _load(path).get_signature_list().items()
     names = dict(zip([item["name"] for item in graph["inputs"]], signature[1]["inputs"]))
-    if set(names) == set(signature[1]["inputs"]):  # onnx2tf keeps the names, and lists them in another order
-        names = {name: name for name in names}
+    kept = {name: plain_names(graph)[name] for name in names}
+    if set(kept.values()) == set(signature[1]["inputs"]):  # onnx2tf keeps them, and lists them in another order
+        names = kept
     calibrated = work.calibrate({signature[0]: [{names[key]: feeds[key] for key in feeds} for feeds in samples]})
     work.quantize(calibrated).export_model(path, overwrite=True)
 
@@ -379,15 +389,3 @@ def _converted_onnx(
         text = "onnx2tf reported success and wrote no float32 file"
         raise ValueError(text)
     return made[0]
-
-
-def _onnx_answers(onnx: str, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    from avsdk.engines.onnxruntime import reference_outputs
-
-    (answer,) = reference_outputs(onnx, [dict(feeds)])
-    if "failed" in answer:
-        raise NotAvailable(
-            f"ONNX Runtime does not run the model at the asked sizes: {answer['failed'].splitlines()[0]}",
-            expected="a model that answers, since the answer is what the converted file is compared with",
-        )
-    return answer

@@ -15,6 +15,9 @@ from avsdk_targets.rewrites.weights import Shelf
 _MAX_FOLDED_BYTES = 64 << 20
 _NEVER = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
+_READ_OTHERWISE = {"DFT", "LRN", "LpNormalization", "Resize", "STFT", "Upsample"}
+"""ONNX's own evaluator gives other numbers here than ONNX Runtime, as in ``align_corners`` of ``Resize``, or shapes."""
+
 
 def write_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> bool:
     """Give the inputs these shapes and infer the others, in place; whether that changed anything."""
@@ -79,7 +82,7 @@ def _computed(node: onnx.NodeProto, known: Known, shelf: Shelf) -> list[Array] |
     """The node's results, or None where they are not constant, or large."""
     if (
         node.domain not in ("", "ai.onnx")
-        or node.op_type in _NEVER
+        or node.op_type in _NEVER | _READ_OTHERWISE
         or any(item.HasField("g") for item in node.attribute)
     ):
         return None
