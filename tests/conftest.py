@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,6 +64,25 @@ def photograph() -> Path:
 def second_photograph() -> Path:
     """The photograph flower.jpg that scikit-learn ships: 640 wide, 427 high."""
     return _photographs() / "flower.jpg"
+
+
+@pytest.fixture
+def give_away(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Make a file or folder belong to the user number 12345: really, or, where none may, for whoever asks."""
+
+    def give(path: Path) -> None:
+        with contextlib.suppress(OSError):
+            os.chown(path, 12345, 12345)
+            return
+        lstat = Path.lstat
+
+        def told(self: Path) -> os.stat_result:
+            found = lstat(self)
+            return os.stat_result((*found[:4], 12345, *found[5:])) if self == path and path.exists() else found
+
+        monkeypatch.setattr(Path, "lstat", told)
+
+    return give
 
 
 def _photographs() -> Path:

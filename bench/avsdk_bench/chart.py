@@ -38,7 +38,7 @@ def draw_chart(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     with rc_context({"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "avsdk", "axes.edgecolor": _RULE}):
-        height = 1.5 + 0.52 * len(rows)
+        height = 1.5 + 0.66 * len(rows)
         figure = Figure(figsize=(11.5, height), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, 3, sharey=True, width_ratios=(2.2, 1, 1))
@@ -53,14 +53,14 @@ def draw_chart(report: Report, path: Path) -> None:
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    """Two lines per row: the bundle and what it ran on, then graph, size, effective precision and threads."""
+    """Three lines per row: the bundle; graph, size, effective precision and threads; what it ran on."""
     labels = []
     for row in rows:
         place = f"{row.place}, not on {row.target}" if row.reason else row.place
         precision = row.effective_precision or row.precision
         threads = f"{row.threads} thread{'s' if row.threads > 1 else ''}"
-        first = f"{Path(row.bundle).name} · {place}"
-        labels.append(f"{first}\n{row.graph} {sizes_text(row.shapes)} · {precision} · {threads}")
+        what = f"{row.graph} {sizes_text(row.shapes)} · {precision} · {threads}"
+        labels.append(f"{Path(row.bundle).name}\n{what}\n{place}")
     return labels
 
 

@@ -161,7 +161,8 @@ class Worker:
                     stdout=log,
                     stderr=log,
                     pass_fds=(child_end,),
-                    env={**os.environ, **env},
+                    # What the child leaves among temporary files when it is killed goes with its folder.
+                    env={**os.environ, "TMPDIR": str(self._folder), **env},
                     start_new_session=True,
                 )
         except OSError as error:

@@ -19,7 +19,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import util
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -187,7 +187,7 @@ def _require_programs(toolchain: Toolchain) -> None:
             expected=f"{', '.join(_PROGRAMS)}, as on Debian and Ubuntu",
             fix=f"install the system's packages apt and dpkg, then {toolchain.install_line}",
         )
-    if util.find_spec("pip") is None:
+    if not any(metadata.distributions(name="pip")):
         raise NotAvailable(
             "this Python has no pip, which fetches the wheels of another processor",
             fix=f"{sys.executable} -m ensurepip, then {toolchain.install_line}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,15 +77,10 @@ def test_what_others_can_write_is_not_started(home: Path, place: str, mode: int)
 
 
 @pytest.mark.parametrize("place", ["", RECORD])
-def test_what_another_user_owns_is_not_started(home: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_user_owns_is_not_started(home: Path, place: str, give_away: Callable[[Path], None]) -> None:
     folder = make(home)
-    if os.geteuid() == 0:
-        os.chown(folder / place, 12345, 12345)
-        assert installed_in(folder) is None
-    else:
-        owner = os.geteuid()
-        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-        assert installed_in(folder) is None
+    give_away(folder / place)
+    assert installed_in(folder) is None
 
 
 def test_a_link_to_a_folder_is_not_followed(home: Path) -> None:

@@ -392,6 +392,22 @@ def _pythons() -> list[Path]:
     return sorted(root.glob("3.*/bin/python"))
 
 
+def make_a_temporary_folder_and_die(note: str) -> None:
+    import tempfile
+
+    Path(note).write_text(tempfile.mkdtemp())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_temporary_files_of_a_killed_child_are_removed(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    with pytest.raises(ToolchainCrashed):
+        call_in_child(make_a_temporary_folder_and_die, name="test", timeout_s=60, note=str(note))
+    made = Path(note.read_text())
+    assert made.name.startswith("tmp")
+    assert not made.exists()
+
+
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
 def test_another_python_gets_avsdk_by_its_folder_and_nothing_else_of_ours(version: str, tmp_path: Path) -> None:
     found = [python for python in _pythons() if python.parts[-3].startswith(f"{version}.")]

@@ -17,7 +17,7 @@ from avsdk.errors import BundleRefused, NotAvailable
 from avsdk.session import Artifact
 from avsdk.spec import GraphSpec
 from avsdk_targets.build import Exporter, ExportOptions
-from avsdk_targets.compiler import CompileJob
+from avsdk_targets.compiler import CompileJob, Verdict
 from avsdk_targets.compilers.xla import XlaCompiler, _arguments
 from avsdk_targets.doctor import diagnose
 from avsdk_targets.proof import proof_for
@@ -152,6 +152,7 @@ def test_a_tpu_that_is_absent_is_proven_on_this_processor(monkeypatch: pytest.Mo
 def test_a_processor_that_the_environment_puts_in_its_stead_is_no_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PJRT_DEVICE", "CPU")
     monkeypatch.setattr(engine, "_importable", lambda: True)
+    monkeypatch.setattr(XlaCompiler, "check", lambda self, device, arch, precision: Verdict(True))
     (found,) = diagnose("tpu")
     assert (found.can_run, found.fix) == (False, "unset PJRT_DEVICE")
     assert "stands in for it, as PJRT_DEVICE asks" in found.reason
