@@ -72,6 +72,7 @@ class _Build:
     target: Target
     candidate: Candidate
     precision: str
+    program: bool
     findings: tuple[Finding, ...] = field(default_factory=tuple)
 
     def request(self, model: Model, graph: GraphSpec, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -152,7 +153,10 @@ def _build(model: Model, target: Target, candidate: Candidate, asked: str | None
             ]
             findings.append(_whole("device", reason, f"--precision {others[0]}" if others else "", blocks=True))
         elif asked is None and precision != "fp32":
-            findings.append(_whole("precision", f"{target.name} has no fp32: {precision} will be built instead"))
+            why = "it also has" if "fp32" in target.precisions else "it has no fp32, but"
+            rest = ", ".join(item for item in target.precisions if item != precision)
+            text = f"{precision} will be built, the first precision of {target.name}"
+            findings.append(_whole("precision", f"{text}; {why} {rest}" if rest else text))
     served = candidate.profile.served.get(candidate.engine)
     if served is not None and served.last:
         text = f"{served.product} {served.last} was the last release to serve {target.name} ({served.mark})"
@@ -166,7 +170,8 @@ def _build(model: Model, target: Target, candidate: Candidate, asked: str | None
             shown = ",".join(f"{name}={size}" for name, size in given.items())
             text = f"{candidate.engine} is built at fixed sizes: {shown}"
             findings.append(_whole("shape", text, f"--axis {shown} with other sizes", graph.name))
-    return _Build(target, candidate, precision, tuple(findings))
+    programs = all(graph.name in model.programs for graph in model.graphs)
+    return _Build(target, candidate, precision, programs, tuple(findings))
 
 
 def _whole(kind: Any, text: str, fix: str = "", graph: str = "", *, blocks: bool = False) -> Finding:
@@ -208,17 +213,18 @@ def _checked(
     verdicts = []
     for build in builds:
         if build.target is target:
-            basis = _basis(build.candidate.engine)
+            basis = _basis(build.candidate.engine, program=build.program)
             findings = (*build.findings, *found[_key(build)])
             verdict = verdict_of(findings, known=bool(basis))
             verdicts.append(Checked(target.name, build.candidate.engine, build.precision, verdict, basis, findings))
     return next((item for item in verdicts if item.has_path), verdicts[0])
 
 
-def _basis(engine: str) -> str:
-    """What the verdicts on an engine rest on: its table's toolchain, or what its compiler names; empty for neither."""
+def _basis(engine: str, *, program: bool) -> str:
+    """What the verdicts on an engine rest on: what its compiler names, or its table's toolchain; empty for neither."""
+    compiler: Compiler = plugins.load("compilers", engine)().route(program=program)
     table = load_table(engine)
-    return str(plugins.load("compilers", engine).judged_by) if table is None else table.toolchain
+    return compiler.judged_by or ("" if table is None else table.toolchain)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def test_a_gru_is_spelt_out_for_myriad_x_at_a_fixed_size(tmp_path: Path) -> None
     assert found.verdict == "rewrite"
     assert "GRU spelt out" in texts(found, "rewrite")
     assert "built at fixed sizes: time=3" in texts(found, "shape")
-    assert "has no fp32: fp16 will be built instead" in texts(found, "precision")
+    assert "fp16 will be built, the first precision of" in texts(found, "precision")
 
 
 def test_a_three_dimensional_convolution_has_no_path_to_myriad_x(tmp_path: Path) -> None:
@@ -246,3 +246,11 @@ def test_every_table_says_what_it_holds_for_and_every_limit_its_source(engine: s
 
 def test_the_default_of_bf16_is_said_where_fp32_is_asked_for(tmp_path: Path) -> None:
     assert "own default is bf16" in texts(checked(conv(tmp_path, 4), "openvino", "fp32"), "precision")
+
+
+def test_a_program_is_not_judged_by_the_table_of_the_other_converter(tmp_path: Path) -> None:
+    with opened("tests.contracts.tiny_model:network", asked_axes([]), lambda text: None) as model:
+        (found,) = check_model(model, [resolve("litert")], None, {})
+    assert (found.verdict, found.basis) == ("ok", "litert-torch 0.10.0, which publishes no list of operators")
+    bare = checked(conv(tmp_path, 4), "litert")
+    assert bare.basis.startswith("onnx2tf")

@@ -26,20 +26,8 @@ import numpy as np
 from avsdk.errors import AvsdkError, NotAvailable, ParityFailed, ToolchainCrashed, ToolchainMissing, UsageError
 from avsdk.onnx_check import OnnxLimits
 from avsdk.worker import call_in_child
-from avsdk_targets import edge_tpu
+from avsdk_targets import edge_tpu, litert_graph
 from avsdk_targets.compiler import Compiled, CompileJob, Compiler, Verdict
-from avsdk_targets.litert_graph import (
-    LEAST_SNR_DB,
-    file_name,
-    golden_feeds,
-    hold_outputs,
-    names_of_compared,
-    onnx_answers,
-    plain_names,
-    renamed_graph,
-    renamed_onnx,
-    sample_feeds,
-)
 from avsdk_targets.rewrite import RewritePlan
 from avsdk_targets.toolchain import Environment, PackageNeed, environment_for
 
@@ -58,6 +46,7 @@ class LiteRtCompiler(Compiler):
     package = PackageNeed("litert_torch", "litert-torch", "0.9", "")
     toolchain = "litert"
     onnx_limits = OnnxLimits(ir=13, opset=26)
+    judged_by = "litert-torch 0.10.0, which publishes no list of operators"
     dynamic_axes = False
     precisions = ("fp32", "fp16w", "int8")
     settings: Mapping[str, str] = {
@@ -150,6 +139,7 @@ class _OnnxRoute(LiteRtCompiler):
     package = PackageNeed("onnx2tf", "onnx2tf", "2.6", "3")
     toolchain = "onnx2tf"
     rewrites = RewritePlan(opset=(7, 20), ir=10, static=True)
+    judged_by = ""
 
     @property
     def build(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -208,13 +198,13 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     graph, sizes = request["graph"], request["sizes"] or {}
-    feeds = sample_feeds(graph, sizes, request.get("golden"))
+    feeds = litert_graph.sample_feeds(graph, sizes, request.get("golden"))
     samples = tuple(torch.from_numpy(feeds[item["name"]]) for item in graph["inputs"])
     module = torch.export.load(request["program"]).module()
     with torch.no_grad():
         answers = module(*samples)
     answers = answers if isinstance(answers, (tuple, list)) else (answers,)
-    name = file_name(graph, sizes)
+    name = litert_graph.file_name(graph, sizes)
     path = str(Path(request["out"]) / name)
     litert_torch.convert(module, samples).export(path)
     reference = {item["name"]: answer.numpy() for item, answer in zip(graph["outputs"], answers)}
@@ -235,18 +225,18 @@ def build_from_onnx(request: dict[str, Any]) -> dict[str, Any]:
     the spec's, a second try holds the outputs too, by a reshape there and back behind each.
     """
     graph, sizes = request["graph"], request["sizes"] or {}
-    feeds = sample_feeds(graph, sizes, request.get("golden"))
-    reference = onnx_answers(request["onnx"], feeds)
-    name = file_name(graph, sizes)
+    feeds = litert_graph.sample_feeds(graph, sizes, request.get("golden"))
+    reference = litert_graph.onnx_answers(request["onnx"], feeds)
+    name = litert_graph.file_name(graph, sizes)
     path = Path(request["out"]) / name
-    plain = plain_names(graph)
-    asked = renamed_graph(graph, plain)
+    plain = litert_graph.plain_names(graph)
+    asked = litert_graph.renamed_graph(graph, plain)
     feeds, reference = ({plain[key]: array for key, array in side.items()} for side in (feeds, reference))
     failures = []
     for held in (False, True):
         with tempfile.TemporaryDirectory(prefix="avsdk-onnx2tf-") as folder:
             try:
-                source = renamed_onnx(request["onnx"], Path(folder, "plain.onnx"), plain)
+                source = litert_graph.renamed_onnx(request["onnx"], Path(folder, "plain.onnx"), plain)
                 shutil.copyfile(_converted_onnx(source, feeds, reference, Path(folder), held), path)
                 found = _load_and_compare(str(path), asked, feeds, reference, by_name=True)
             except (ParityFailed, RuntimeError, ValueError) as error:
@@ -258,7 +248,7 @@ def build_from_onnx(request: dict[str, Any]) -> dict[str, Any]:
         return {"files": [name], "options": {**options, "route": "onnx2tf"}, "built_with": versions}
     raise ParityFailed(
         f"onnx2tf made no file of graph {graph['name']!r} that agrees with its ONNX: {'; then: '.join(failures)}",
-        expected=f"every output at {LEAST_SNR_DB:g} dB or better, in the layout of the spec",
+        expected=f"every output at {litert_graph.LEAST_SNR_DB:g} dB or better, in the layout of the spec",
         fix="choose another target, or export from the PyTorch source, which goes another way",
     )
 
@@ -272,7 +262,9 @@ def finish(request: dict[str, Any]) -> dict[str, Any]:
     if request["precision"] == "fp16w":
         _halve_weights(path)
     else:
-        samples = golden_feeds(graph, sizes, request.get("golden")) or [sample_feeds(graph, sizes, None)]
+        samples = litert_graph.golden_feeds(graph, sizes, request.get("golden")) or [
+            litert_graph.sample_feeds(graph, sizes, None)
+        ]
         _quantise(path, samples, graph)
     _load(path)
     if request["device"] == _EDGE_TPU:
@@ -315,7 +307,7 @@ def _quantise(path: str, samples: Sequence[Mapping[str, np.ndarray[Any, Any]]], 
     work = quantizer.Quantizer(path, [*rules, product])
     (signature,) = _load(path).get_signature_list().items()
     names = dict(zip([item["name"] for item in graph["inputs"]], signature[1]["inputs"]))
-    kept = {name: plain_names(graph)[name] for name in names}
+    kept = {name: litert_graph.plain_names(graph)[name] for name in names}
     if set(kept.values()) == set(signature[1]["inputs"]):  # onnx2tf keeps them, and lists them in another order
         names = kept
     calibrated = work.calibrate({signature[0]: [{names[key]: feeds[key] for key in feeds} for feeds in samples]})
@@ -365,7 +357,7 @@ def _load_and_compare(
 
     interpreter = Interpreter(model_path=path)
     interpreter.allocate_tensors()
-    return names_of_compared(interpreter, graph, feeds, reference, by_name=by_name)
+    return litert_graph.names_of_compared(interpreter, graph, feeds, reference, by_name=by_name)
 
 
 def _converted_onnx(
@@ -376,7 +368,11 @@ def _converted_onnx(
 
     source = onnx
     if held:
-        source = str(hold_outputs(onnx, folder / "held.onnx", {name: item.shape for name, item in reference.items()}))
+        source = str(
+            litert_graph.hold_outputs(
+                onnx, folder / "held.onnx", {name: item.shape for name, item in reference.items()}
+            )
+        )
     onnx2tf.convert(
         input_onnx_file_path=source,
         output_folder_path=str(folder / "out"),

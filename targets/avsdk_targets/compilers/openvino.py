@@ -41,13 +41,13 @@ https://github.com/openvinotoolkit/openvino/issues/36374
 class OpenVinoCompiler(Compiler):
     """ONNX -> IR for ``cpu``, ``gpu`` and ``hetero:a+b`` with dynamic axes; a blob at fixed sizes for ``npu``.
 
-    ``int8`` is built for models that bring their own QuantizeLinear and DequantizeLinear, so it is not offered for all.
+    ``int8`` is built for models that bring their own QuantizeLinear and DequantizeLinear.
     """
 
     engine = "openvino"
     package = PackageNeed("openvino", "openvino", "2025.0", "")
     onnx_limits = OnnxLimits(ir=14, opset=28)
-    precisions = ("fp32", "bf16", "fp16")
+    precisions = ("fp32", "bf16", "fp16", "int8")
     devices: Mapping[str, str] = {"gpu": "host", "npu": "host", "hetero": "host"}
     rewrites = RewritePlan(
         opset=(7, 28), lacking=frozenset({"Bernoulli", "Celu", "NegativeLogLikelihoodLoss", "SwiGLU"})
@@ -71,7 +71,7 @@ class OpenVinoCompiler(Compiler):
         for unit in units:
             if precision not in _SERVED[unit]:
                 return f"openvino:{unit} computes in {', '.join(_SERVED[unit])}, not {precision}"
-        return "" if precision == "int8" else super().refusal(device, arch, precision)
+        return super().refusal(device, arch, precision)
 
     def check(self, device: str, arch: str, precision: str) -> Verdict:
         """Beside the package: for an NPU its compiler library, which is asked to compile a graph of one operation.
