@@ -140,7 +140,7 @@ def test_a_precision_that_the_target_lacks_is_refused_before_any_work(tmp_path: 
             plan_target(resolve(target), precision)
     with pytest.raises(NotAvailable) as caught:
         plan_target(resolve("openvino"), "fp16")
-    assert caught.value.expected == "one of: fp32, bf16", "what its compiler builds, not all that the processor has"
+    assert caught.value.expected == "one of: fp32, bf16, int8", "what its compiler builds"
     assert caught.value.fix == "--precision fp32"
 
 
