@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
+import baseline
 import exports
 import latency
 import startup
@@ -22,20 +23,23 @@ from avsdk import console, host
 from avsdk.errors import AvsdkError, UnknownName
 from avsdk.files import write_atomic
 
-_PACKAGES = ("numpy", "onnxruntime", "openvino", "torch", "opencv-python-headless")
+_PACKAGES = ("numpy", "onnxruntime", "openvino", "ai-edge-litert", "torch", "opencv-python-headless")
 
 
 def main(
     out: Annotated[Path | None, typer.Option(help="The page to write; without it, standard output.")] = None,
     model: Annotated[str, typer.Option(help="The model that is exported.")] = MODEL,
     budget_s: Annotated[float, typer.Option(help="Seconds for the latency bench.")] = 120.0,
-    only: Annotated[list[str] | None, typer.Option(help="latency, start, video or export; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="latency, baseline, start, video or export; may be repeated.")
+    ] = None,
 ) -> None:
     """Measure, and write the page."""
     with tempfile.TemporaryDirectory(prefix="avsdk-numbers-") as folder:
         work = Path(folder)
         parts: dict[str, Callable[[], Section]] = {
             "latency": lambda: latency.measured(model, work, budget_s),
+            "baseline": lambda: baseline.measured(model, work, budget_s),
             "start": lambda: startup.measured(work),
             "video": lambda: video_memory.measured(_bundle(model, work), work),
             "export": lambda: exports.measured(model, work),

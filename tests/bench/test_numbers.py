@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,26 @@ def test_the_page_names_machine_versions_figures_and_commands(script: Any) -> No
     assert "numpy " in page
     assert "```\navsdk --help\n```" in page
     assert "- load was high" in page
+
+
+def test_the_baseline_takes_its_figures_from_the_report(script: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    baseline = script("baseline")
+    row = {"graph": "transform", "device": "cpu", "effective_precision": "fp32", "p50_ms": 20.0, "p50_ci_ms": [19, 21]}
+    rows = [{**row, "engine": "torch", "settings": {"mode": "eager"}}, {**row, "engine": "openvino", "settings": {}}]
+    compared = {"row": 1, "reference": 0, "ratio": 0.5, "ratio_ci": [0.4, 0.6]}
+    report = {
+        "rows": [*rows, {**rows[1], "graph": "pipeline"}], "comparisons": [compared], "noise": {"reasons": ["loud"]},
+        "method": {"rounds": 7, "void_rounds": 2, "stopped_by": "budget"},
+    }  # fmt: skip
+    done = script("figures").Finished(1.0, 1.0, json.dumps(report))
+    monkeypatch.setattr(baseline, "run_timed", lambda command, log: done)
+    section = baseline.measured("zoo:x", tmp_path, 5.0)
+    assert [(item.what, item.value) for item in section.figures] == [
+        ("p50, torch:cpu eager fp32", "20 ms [19, 21]"), ("p50, openvino:cpu fp32", "20 ms [19, 21]"),
+        ("openvino:cpu fp32: its time over torch's, eager", "0.5 [0.4, 0.6]"),
+    ]  # fmt: skip
+    assert "7 interleaved rounds (2 void), stopped by budget" in section.method
+    assert section.notes == ("loud",)
 
 
 def test_a_missed_goal_is_said(script: Any) -> None:
