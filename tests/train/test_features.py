@@ -8,13 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
-from avsdk.errors import CheckpointRefused, UsageError
+from avsdk.errors import CheckpointRefused, UnknownName, UsageError
 from avsdk_train.families.style_transfer.features import (
+    FeatureNetwork,
     NormalisedVgg19,
     TorchvisionFeatures,
     features_from_state,
     load_features,
+    random_features,
 )
 
 CONVOLUTIONS = {
@@ -117,3 +120,59 @@ def test_the_real_normalised_weights_have_mean_activation_near_one(shared_data: 
     with torch.no_grad():
         maps = network(tensor_from_image(read_image(photograph)) / 255)
     assert all(0.4 < float(value.mean()) < 1.2 for value in maps.values())
+
+
+def test_the_published_normalised_layout_takes_bgr_minus_the_mean_and_pads_with_zeros() -> None:
+    torch.manual_seed(0)
+    depth = [f"conv{stage}_{i}" for stage, count in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, count + 1)]
+    state = {key: value for key, value in NormalisedVgg19(depth[:3]).state_dict().items() if "preprocess" not in key}
+    found = features_from_state(state, where="here")
+    image = torch.rand(1, 3, 16, 16)
+    bgr = image.flip(1) * 255 - torch.tensor([0.40760392, 0.45795686, 0.48501961]).view(1, 3, 1, 1) * 255
+    expected = functional.relu(functional.conv2d(bgr, state["conv1_1.weight"], state["conv1_1.bias"], padding=1))
+    torch.testing.assert_close(found.maps_of(image, ["relu1_1"])["relu1_1"], expected, rtol=1e-4, atol=1e-3)
+    whole = NormalisedVgg19(depth)
+    assert [name for name, _ in whole.chain() if name.startswith("relu")][-1] == "relu5_4"
+    assert [name for name, _ in whole.chain() if name.startswith("pool")] == ["pool1", "pool2", "pool3", "pool4"]
+
+
+@pytest.mark.parametrize("name", sorted(CONVOLUTIONS))
+def test_layers_stand_at_torchvision_s_indices(name: str) -> None:
+    chain = TorchvisionFeatures(name).chain()
+    indices = {layer: i for i, (layer, _) in enumerate(chain)}
+    assert [indices[layer] for layer in indices if layer.startswith("conv")] == CONVOLUTIONS[name]
+    published = {
+        "vgg16": {"relu1_2": 3, "relu2_2": 8, "relu3_3": 15, "relu4_3": 22, "pool5": 30},
+        "vgg19": {"relu3_1": 11, "conv4_2": 21, "relu4_2": 22, "relu5_1": 29, "pool5": 36},
+        "alexnet": {"relu1": 1, "pool2": 5, "relu5": 11, "pool5": 12},
+    }[name]
+    assert {layer: indices[layer] for layer in published} == published
+
+
+@pytest.mark.parametrize(
+    "network", [TorchvisionFeatures("alexnet"), TorchvisionFeatures("vgg16")], ids=lambda n: n.kind
+)
+@pytest.mark.parametrize("layer", ["pool5", "first"])
+def test_the_smallest_picture_is_the_smallest_that_runs(network: FeatureNetwork, layer: str) -> None:
+    wanted = (network.chain()[0][0] if layer == "first" else layer,)
+    px = network.smallest_px(wanted)
+    assert all(side >= 1 for side in network.maps_of(torch.rand(1, 3, px, px), wanted)[wanted[0]].shape)
+    with pytest.raises(RuntimeError):
+        network.maps_of(torch.rand(1, 3, px - 1, px - 1), wanted)
+
+
+def test_an_unknown_layer_names_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'relu4_2'"):
+        TorchvisionFeatures("vgg19").maps_of(torch.rand(1, 3, 64, 64), ["relu42"])
+
+
+def test_nothing_deeper_than_asked_is_computed() -> None:
+    network = TorchvisionFeatures("alexnet")
+    network.features[3] = nn.Identity()  # a map of it would fail the next convolution's channel count
+    assert set(network.maps_of(torch.rand(1, 3, 64, 64), ["relu1"])) == {"relu1"}
+
+
+def test_random_weights_are_those_of_their_seed() -> None:
+    first, again, other = (random_features("alexnet", seed).features[0].weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from avsdk.console import JsonOption, SetOption, next_step, print_json, settings_from, show
+from avsdk_train import experiment_cli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The trained models that come with avsdk.")
 app.add_typer(zoo_app, name="zoo")
+app.registered_commands += experiment_cli.app.registered_commands
 
 DataOption = Annotated[
     list[Path] | None,

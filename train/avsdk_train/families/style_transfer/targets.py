@@ -22,18 +22,18 @@ from avsdk_train.weights import write_weights
 
 FILE = "targets.safetensors"
 _FEATURES_HOW = (
-    "--set features=FILE, where FILE is a safetensors file with the weights of torchvision's VGG-16, VGG-19 or AlexNet "
-    "(keys features.N.weight), or of the normalised VGG-19 of Gatys et al. (keys preprocess.weight, conv1_1.weight...)"
+    "where FILE is a safetensors file with the weights of torchvision's VGG-16, VGG-19 or AlexNet "
+    "(keys features.N.weight), or of the normalised VGG-19 of Gatys et al. (keys conv1_1.weight...)"
 )
 
 
-def required_features(path: str) -> FeatureNetwork:
-    """The feature network that the user gave; without one, say how."""
+def required_features(path: str, option: str = "--set features=FILE") -> FeatureNetwork:
+    """The feature network that the user gave; without one, say how: by ``option``."""
     if not path:
         raise UsageError(
             "style transfer needs a feature network, and none was given",
             expected="the weights of a trained VGG or AlexNet (avsdk ships none)",
-            fix=_FEATURES_HOW,
+            fix=f"{option}, {_FEATURES_HOW}",
         )
     return load_features(Path(path))
 
