@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from avsdk.spec import ModelSpec
 from avsdk_export.golden import Reference
 from avsdk_export.program import tracing_sizes
 from avsdk_train.family import Family, list_families, load_family
+from avsdk_train.options import options_from
 from avsdk_train.trained import recipe_from_file
 
 _FAMILIES = pytest.mark.parametrize(
@@ -69,3 +72,18 @@ def test_weights_go_out_and_in_again(family: Family) -> None:
         first, second = family.network(variant), family.network(variant)
         family.load_weights(second, first.state_dict())
         assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+
+
+@_FAMILIES
+def test_every_experiment_is_declared_whole(family: Family) -> None:
+    experiments = family.experiments()
+    names = [experiment.name for experiment in experiments]
+    assert len(set(names)) == len(names)
+    for experiment in experiments:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", experiment.name)
+        assert experiment.summary.endswith(".")
+        assert "\n" not in experiment.summary
+        whole = experiment.settings()  # one command needs nothing but --out: every setting has a default
+        small = options_from(experiment.settings, [], what=experiment.name, preset=experiment.small)
+        assert experiment.small
+        assert small != whole

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from avsdk.console import JsonOption, SetOption, next_step, notice, print_json, show
+from avsdk.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -47,6 +48,53 @@ def stylise(
     next_step(f"avsdk train style_transfer --data PHOTOS --out runs/mine --set style={style} --set features={features}")
     if not answer["finished"]:
         raise typer.Exit(_INTERRUPTED)
+
+
+@app.command()
+def experiment(
+    name: Annotated[
+        str, typer.Argument(metavar="FAMILY.NAME", help="As style_transfer.speed; without it, a list.")
+    ] = "list",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The folder of results.", show_default=False)
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="Smaller sizes and fewer steps, for a laptop.")] = False,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat an experiment of a family's paper: results.json, report.md and pictures; a second run goes on."""
+    from avsdk_train.experiments import list_experiments, load_experiment, run_experiment
+
+    if name == "list":
+        rows = [{"name": full, "summary": item.summary} for full, item in list_experiments().items()]
+        lines = [f"{row['name']:32} {row['summary']}" for row in rows]
+        _print({"experiments": rows}, lines, as_json)
+        if rows:
+            next_step(f"avsdk experiment {rows[0]['name']} --small --out results")
+        return
+    load_experiment(name)
+    if out is None:
+        raise UsageError(f"{name} got no --out", expected="--out DIR, a folder for its results")
+    answer = run_experiment(name, out, small=small, overrides=settings or [])
+    _print(answer, [Path(answer["report"]).read_text(encoding="utf-8").rstrip()], as_json)
+    next_step("avsdk experiment list")
+
+
+@app.command()
+def sheet(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A training run's folder.", show_default=False)],
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photograph.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="PICTURE", help="The sheet.", show_default=False)],
+    size_px: Annotated[int, typer.Option("--size", min=64, max=4096, help="The photograph's shorter side.")] = 256,
+    columns: Annotated[int, typer.Option("--columns", min=1, max=16, help="Pictures in a row.")] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Lay out one photograph through every checkpoint of a run, labelled, to choose one."""
+    from avsdk_train.families.style_transfer.experiments.checkpoints import write_sheet
+
+    answer = write_sheet(run, photo, out, size_px, columns)
+    _print(answer, [f"{answer['output']}: {', '.join(answer['checkpoints'])}"], as_json)
+    next_step(f"avsdk export {run} --target openvino:cpu")
 
 
 def _print(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:

@@ -25,6 +25,8 @@ from avsdk_train.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
+    from avsdk_train.experiments import Experiment
+
 Batch = Mapping[str, "Tensor"]
 _BUILT_IN = {"style_transfer": "avsdk_train.families.style_transfer:StyleTransfer"}
 
@@ -131,6 +133,10 @@ class Family(ABC):
     @abstractmethod
     def apply(self, network: nn.Module) -> Callable[[Any], Any]:
         """The trained network as a function from media to answer, pre- and post-processing included."""
+
+    def experiments(self) -> Sequence[Experiment]:
+        """What the paper measured, each as one command (``avsdk experiment FAMILY.NAME``)."""
+        return ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from avsdk.errors import CheckpointRefused
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, Step, TensorSpec
 from avsdk_train.data import Image
+from avsdk_train.experiments import Experiment
 from avsdk_train.families.style_transfer.data import PhotoCrops, image_from_tensor, tensor_from_image
 from avsdk_train.families.style_transfer.network import TransformerNet, load_published
 from avsdk_train.families.style_transfer.objective import PerceptualLoss
@@ -121,3 +122,9 @@ class StyleTransfer(Family):
             return image_from_tensor(answer[:, :, :height, :width])
 
         return styled
+
+    def experiments(self) -> Sequence[Experiment]:
+        """Shen and Wang's comparisons of both versions."""
+        from avsdk_train.families.style_transfer.experiments import EXPERIMENTS
+
+        return EXPERIMENTS

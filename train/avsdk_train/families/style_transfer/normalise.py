@@ -26,7 +26,9 @@ def normalise(network: FeatureNetwork, images: Iterable[Tensor]) -> dict[str, Te
         if not maps:
             message = "no image to normalise the network by"
             raise ValueError(message)
-        for name, layer in network.chain():
+        chain = network.chain()
+        deepest = max(i for i, (_, layer) in enumerate(chain) if isinstance(layer, nn.Conv2d))
+        for name, layer in chain[: deepest + 1]:
             if isinstance(layer, nn.Conv2d):
                 if before is not None:
                     layer.weight.mul_(before.view(1, -1, 1, 1))

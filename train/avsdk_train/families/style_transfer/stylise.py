@@ -29,7 +29,7 @@ from avsdk_train.families.style_transfer.targets import required_features
 from avsdk_train.options import options_from
 
 _LINE_EVERY_S = 15.0
-_NORMALISE_PX = 256
+_NORMALISE_PX = (64, 256)
 
 
 def stylise(
@@ -71,7 +71,8 @@ def prepare_features(network: FeatureNetwork, settings: OptimiseSettings, pictur
         place = Path(settings.normalise_by)
         files = ImageFolder([place]).files if place.is_dir() else (place,)
         pictures = [read_picture(file, "picture to normalise by") for file in files]
-    sized = [resized_short_side(picture, _NORMALISE_PX) for picture in pictures]
+    low, high = _NORMALISE_PX
+    sized = [resized_short_side(picture, max(low, min(high, *picture.shape[:2]))) for picture in pictures]
     normalise(network, [tensor_from_image(picture) / 255 for picture in sized])
     return f"by {len(sized)} pictures"
 
