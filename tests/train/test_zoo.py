@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 
 from avsdk.errors import CheckpointRefused, UnknownName, UsageError
 from avsdk_train import commands, zoo
+from avsdk_train.families.style_transfer import version_one
 from avsdk_train.family import load_trained, model_files
+from avsdk_train.trained import recipe_from_file
 from avsdk_train.zoo import list_zoo, load_zoo
+from avsdk_train.zoo.measure import measure
 from avsdk_train.zoo.publish import publish
 
 WORDS = {"summary": "A test.", "about_data": "Noise, made by the test."}
@@ -71,6 +74,39 @@ def test_a_zoo_model_loads_as_float32_with_its_targets(published: Path, run_and_
     first = load_file(run_and_zoo[0] / "weights.safetensors")["conv1.conv2d.weight"]
     torch.testing.assert_close(network.state_dict()["conv1.conv2d.weight"], first, atol=1e-3, rtol=1e-2)
     assert published / "weights.safetensors" in model_files("zoo:style_transfer/noise")
+
+
+def test_a_model_is_measured_beside_version_one_and_its_card_says_so(
+    published: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version_one, "CALLS", 3)
+    before = (published / "card.md").read_text()
+    options = {"features": str(tiny.features), "short_px": "64"}
+    measure("zoo:style_transfer/noise", [tiny.data], about_data="Noise.", options=options)
+    card = (published / "card.md").read_text()
+    rows = [[cell.split()[0] for cell in line.split("|")[2:5]] for line in card.splitlines() if "] |" in line]
+    assert "Means over 4 items: Noise." in card
+    assert "| this model |" in card
+    assert "| version 1, 3 calls |" in card
+    assert "| | content loss | style loss | style loss unstyled |" in card
+    assert rows[0][2] == rows[1][2], "both are compared with the same photographs"
+    assert card.index("## Measured") < card.index("## Training")
+    measure("zoo:style_transfer/noise", [tiny.data], about_data="Noise again.", options=options)
+    again = (published / "card.md").read_text()
+    assert again == card.replace("Noise.", "Noise again."), "the section is replaced, the rest stays"
+    assert again.replace(again[again.index("## Measured") : again.index("## Training")], "") == before
+
+
+def test_version_one_is_weighed_as_the_model_was_and_lowers_its_loss(
+    published: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version_one, "CALLS", 30)
+    family, recipe = recipe_from_file(published / "recipe.toml", ("style_weight=1000",))
+    assets = load_trained("zoo:style_transfer/noise").assets
+    options = {"features": str(tiny.features)}
+    (apply,) = family.comparisons(recipe, assets, options).values()
+    found = family.score(apply, [tiny.data], assets, {**options, "short_px": "64"}).metrics
+    assert found["style_loss"] < found["style_loss_unstyled"] / 2
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "spec.json", "targets.safetensors"])

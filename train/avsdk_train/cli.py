@@ -103,6 +103,23 @@ def zoo_publish(
     next_step(f"avsdk export zoo:{model.name} --target openvino:cpu")
 
 
+@zoo_app.command("measure", hidden=True)
+def zoo_measure(
+    name: Annotated[str, typer.Argument(help="zoo:family/name.")],
+    about_data: Annotated[str, typer.Option("--about-data", help="What is measured on, with its licence.")],
+    data: DataOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the model's metrics, beside what else could do the same, into its card."""
+    from avsdk_train.zoo.measure import HEADING, measure
+
+    model = measure(name, data or [], about_data=about_data, options=settings_from(settings))
+    card = (model.folder / "card.md").read_text(encoding="utf-8")
+    _print(model.to_json(), [HEADING + card.partition(HEADING)[2].partition("\n## ")[0].rstrip()], as_json)
+    next_step(f"avsdk export zoo:{model.name} --target openvino:cpu")
+
+
 def _print(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:
     if as_json:
         print_json(answer)

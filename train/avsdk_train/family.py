@@ -134,6 +134,12 @@ class Family(ABC):
     def apply(self, network: nn.Module) -> Callable[[Any], Any]:
         """The trained network as a function from media to answer, pre- and post-processing included."""
 
+    def comparisons(
+        self, recipe: Recipe, assets: Mapping[str, Path], options: Mapping[str, str]
+    ) -> Mapping[str, Callable[[Any], Any]]:
+        """What else could do the same, as functions like that of ``apply``, by name: further rows of a model card."""
+        return {}
+
     def experiments(self) -> Sequence[Experiment]:
         """What the paper measured, each as one command (``avsdk experiment FAMILY.NAME``)."""
         return ()

@@ -108,6 +108,14 @@ class StyleTransfer(Family):
         """See ``style_scores``."""
         return style_scores(apply, folders, assets, options)
 
+    def comparisons(
+        self, recipe: Recipe, assets: Mapping[str, Path], options: Mapping[str, str]
+    ) -> Mapping[str, Callable[[Any], Any]]:
+        """Version 1 at equal weights."""
+        from avsdk_train.families.style_transfer.version_one import version_one
+
+        return version_one(recipe.settings, assets, options)
+
     def apply(self, network: nn.Module) -> Callable[[Image], Image]:
         """Photograph in, picture of the same size out, both RGB uint8; padded by reflection as on the device."""
         device = next(network.parameters()).device
