@@ -4,9 +4,13 @@
                               optimiser.safetensors   the tensors of the optimiser's state, and torch's generators
                               state.json              all else: step, hashes, python's and numpy's generators
                 latest                                the name of the newest
+                best/weights.safetensors, best.json   the weights that ship, of the best stretch so far
 
 Each is written to a temporary folder, flushed and renamed; then ``latest`` is replaced the same way; then all but the
 last two are removed. So a kill at any point leaves at least one whole checkpoint once the first was written.
+
+The order of the data and the learning rate are functions of the seed and the step, and need no state of their own.
+The random generators of every process are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +33,11 @@ from torch import Tensor
 
 from avsdk.errors import CheckpointRefused
 from avsdk.files import atomic_folder, safe_join, sha256_file, write_atomic
-from avsdk.schema import SCHEMA, check_schema
-from avsdk_train.run import LATEST, WEIGHTS
+from avsdk.schema import SCHEMA, check_schema, decode, encode
+from avsdk_train.run import BEST, LATEST, WEIGHTS, read_json
 from avsdk_train.weights import write_weights
 
-_STATE, _OPTIMISER = "state.json", "optimiser.safetensors"
+_STATE, _OPTIMISER, _BEST_FILE = "state.json", "optimiser.safetensors", "best.json"
 _NAME = re.compile(r"step-(\d{8})")
 _KEPT = 2
 _RESUME = "avsdk train FAMILY --out RUN --resume falls back to an older checkpoint where there is one"
@@ -41,7 +45,10 @@ _RESUME = "avsdk train FAMILY --out RUN --resume falls back to an older checkpoi
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after ``step`` batches. ``extra`` is any JSON-able state beside (a gradient scaler's)."""
+    """The state after ``step`` batches.
+
+    ``weights`` are those that ship. ``extra`` is any state beside, of JSON values and tensors (a gradient scaler's).
+    """
 
     step: int
     recipe_sha256: str
@@ -50,14 +57,28 @@ class Checkpoint:
     extra: dict[str, Any]
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, with the state of all random generators, and remove all but the last two.
+@dataclass(frozen=True)
+class Best:
+    """``best.json``: the mean of the loss ``key`` over the stretch that ended at ``step``, and its parts' names."""
 
-    A full disk raises ``DiskFull`` and leaves the older checkpoints as they are.
+    step: int
+    key: str
+    mean: float
+    parts: tuple[str, ...]
+
+
+def write_checkpoint(
+    folder: Path, checkpoint: Checkpoint, random: Sequence[dict[str, Any]] = (), *, keep_all: bool = False
+) -> Path:
+    """Write a checkpoint, and remove all but the last two unless ``keep_all``.
+
+    ``random`` holds ``random_state()`` of every process, in their order; by default that of this one alone. A full disk raises ``DiskFull`` and leaves the older checkpoints as they are.
     """
     name = f"step-{checkpoint.step:08d}"
     tensors: dict[str, Tensor] = {}
-    packed = _pack({"optimiser": checkpoint.optimiser, "random": _random_state(), "extra": checkpoint.extra}, tensors)
+    packed = _pack(
+        {"optimiser": checkpoint.optimiser, "random": [*random] or [random_state()], "extra": checkpoint.extra}, tensors
+    )
     with atomic_folder(folder / name) as temporary:
         write_weights(temporary / WEIGHTS, checkpoint.weights)
         write_weights(temporary / _OPTIMISER, tensors)
@@ -71,12 +92,37 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         }
         (temporary / _STATE).write_text(json.dumps({**document, "sha256": _digest(document)}), encoding="utf-8")
     write_atomic(folder / LATEST, name + "\n")
-    _remove_old(folder, keep=checkpoint.step)
+    _remove_old(folder, keep=checkpoint.step, keep_all=keep_all)
     return folder / name
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and check a checkpoint, and set all random generators to its state.
+def write_best(folder: Path, weights: dict[str, Tensor], best: Best) -> bool:
+    """Keep these weights as the best ones if they are better than those that are kept; whether they were.
+
+    Stretches whose losses have other parts cannot be compared; the newer one then is the better.
+    """
+    known = read_best(folder)
+    comparable = known is not None and (known.key, known.parts) == (best.key, best.parts)
+    if known is not None and comparable and known.step != best.step and known.mean <= best.mean:
+        return False
+    with atomic_folder(folder / BEST) as temporary:
+        write_weights(temporary / WEIGHTS, weights)
+        document = {"schema": SCHEMA, **encode(best)}
+        (temporary / _BEST_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return True
+
+
+def read_best(folder: Path) -> Best | None:
+    """What is known of the best weights; ``None`` where none were kept."""
+    file = folder / BEST / _BEST_FILE
+    if not file.is_file():
+        return None
+    content = check_schema(read_json(file), where=str(file), refused=CheckpointRefused)
+    return decode(Best, content, where=str(file), refused=CheckpointRefused)
+
+
+def read_checkpoint(path: Path, process: int = 0) -> Checkpoint:
+    """Read and check a checkpoint, and set all random generators to its state for that process.
 
     Raises ``CheckpointRefused`` for one that is damaged, of a newer schema, or not ours.
     """
@@ -90,15 +136,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         weights, tensors = load_file(path / WEIGHTS), load_file(path / _OPTIMISER)
         state = _unpack(document["state"], tensors)
-        _set_random_state(state["random"])
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        random = state["random"]
+        _set_random_state(random[process] if isinstance(random, list) else random)  # older ones hold one process
+    except (SafetensorError, LookupError, TypeError, ValueError, OSError) as error:
         raise CheckpointRefused(
             f"{path} cannot be read: {error}", expected="a whole checkpoint", fix=_RESUME
         ) from error
     return Checkpoint(document["step"], document["recipe_sha256"], weights, state["optimiser"], state["extra"])
 
 
-def load_newest(folder: Path, notice: Callable[[str], None]) -> Checkpoint | None:
+def load_newest(folder: Path, notice: Callable[[str], None], process: int = 0) -> Checkpoint | None:
     """The newest checkpoint that is whole; ``None`` where none was written yet.
 
     Each damaged one is named by ``notice`` and passed over; raises ``CheckpointRefused`` when none is left.
@@ -108,7 +155,7 @@ def load_newest(folder: Path, notice: Callable[[str], None]) -> Checkpoint | Non
     last: CheckpointRefused | None = None
     for name in names:
         try:
-            return read_checkpoint(folder / name)
+            return read_checkpoint(folder / name, process)
         except CheckpointRefused as error:
             notice(f"checkpoint {name} is passed over: {error.failed}")
             last = error
@@ -127,17 +174,18 @@ def _names(folder: Path) -> list[str]:
     return sorted(found, reverse=True)
 
 
-def _remove_old(folder: Path, *, keep: int) -> None:
+def _remove_old(folder: Path, *, keep: int, keep_all: bool) -> None:
     """Steps beyond ``keep`` are left from a run that went further and was damaged; they go as well."""
     older = [name for name in _names(folder) if int(name[5:]) <= keep]
-    for name in {*_names(folder)} - {*older[:_KEPT]}:
+    for name in {*_names(folder)} - {*(older if keep_all else older[:_KEPT])}:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Temporary files and folders of a run that was killed while it wrote."""
-    for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for pattern in (".step-*", f".{BEST}.*"):
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
     for file in folder.glob(f".{LATEST}.*"):
         file.unlink(missing_ok=True)
 
@@ -159,7 +207,8 @@ def _digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
+    """The state of every random generator of this process."""
     # The legacy generator is what third-party code that calls np.random.* draws from.
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {

@@ -19,6 +19,8 @@ zoo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The tra
 app.add_typer(zoo_app, name="zoo")
 app.registered_commands += experiment_cli.app.registered_commands
 
+_INTERRUPTED = 130
+
 DataOption = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="DIR", help="A folder of files; may be repeated.", show_default=False),
@@ -41,7 +43,15 @@ def train(
 
     act = commands.train_on if resume else commands.train_new
     answer = act(family, data or [], out, recipe, variant, settings or [])
+    if answer["process"] > 0:  # one of several processes speaks
+        raise typer.Exit(0 if answer["finished"] else _INTERRUPTED)
     lines = [f"{answer['step']} of {answer['steps']} steps, weights: {answer['weights']}"]
+    if answer["pace"]:
+        lines.append(
+            "{samples_per_s:.3g} samples/s, {waiting_for_data:.0%} of the time waiting for data".format(
+                **answer["pace"]
+            )
+        )
     if answer["preview"]:
         lines.append(f"preview: {answer['preview']}")
     _print(answer, lines, as_json)
@@ -49,7 +59,7 @@ def train(
         next_step(f"avsdk export {out} --target openvino:cpu,onnxruntime:cpu")
     else:
         next_step(f"avsdk train {family} --out {out} --resume")
-        raise typer.Exit(130)
+        raise typer.Exit(_INTERRUPTED)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Any
 import avsdk
 from avsdk.bundle import is_bundle, open_bundle
 from avsdk.errors import CheckpointRefused, UsageError
+from avsdk_train.distributed import Processes
 from avsdk_train.family import Family, list_families, load_family, load_trained
 from avsdk_train.loop import Outcome, create_run, train
 from avsdk_train.recipe import Recipe, changed_keys
@@ -25,8 +26,9 @@ def train_new(
     if not folders:
         raise UsageError("no data was given", expected="a folder of training files", fix="--data DIR")
     data = family.dataset(found, folders)
-    create_run(family, found, data, folders, out, model_name(out))
-    return _trained(family, found, train(family, found, data, out))
+    processes = Processes(found)
+    create_run(family, found, data, folders, out, model_name(out), processes)
+    return _trained(family, found, train(family, found, data, out, processes))
 
 
 def train_on(
@@ -58,7 +60,14 @@ def train_on(
             expected="the same files, since a resumed run repeats an uninterrupted one exactly",
             fix=f"restore the files, or start a new run with --set init={out}",
         )
-    return _trained(family, resumed, train(family, resumed, data, out))
+    processes = Processes(resumed)
+    if processes.count != run_file.processes:
+        raise UsageError(
+            f"the run {out} was begun by {run_file.processes} processes, and goes on with {processes.count}",
+            expected="as many as it began with, since they share every batch",
+            fix=f"start {run_file.processes} processes, or a new run with --set init={out}",
+        )
+    return _trained(family, resumed, train(family, resumed, data, out, processes))
 
 
 def evaluate(model: str, folders: Sequence[Path], split: str, options: Mapping[str, str]) -> dict[str, Any]:
@@ -103,7 +112,7 @@ def _refuse_changes(begun: Recipe, asked: Recipe, out: Path) -> None:
 
 
 def _trained(family: Family, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
-    previews = sorted((outcome.run / PREVIEWS).glob("*.png"))
+    previews = sorted((outcome.run / PREVIEWS).glob("*.*"))
     return {
         "run": str(outcome.run),
         "family": family.name,
@@ -113,6 +122,8 @@ def _trained(family: Family, recipe: Recipe, outcome: Outcome) -> dict[str, Any]
         "losses": outcome.losses,
         "weights": str(weights_file(outcome.run)),
         "preview": str(previews[-1]) if previews else None,
+        "pace": dict(outcome.pace),
+        "process": outcome.process,
     }
 
 

@@ -48,6 +48,18 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """A preview that is heard: ``samples`` of shape (samples,), float32 in -1..1."""
+
+    samples: NDArray[np.float32]
+    sample_rate_hz: int
+
+
+Preview = NDArray[np.uint8] | Heard
+"""A picture, RGB of shape (height, width, 3), or a sound."""
+
+
+@dataclass(frozen=True)
 class Scores:
     """The family's metrics on some data: ``{key: value, key_ci: [low, high]}`` and how many items they are over."""
 
@@ -65,7 +77,10 @@ class TrainingData(Protocol):
         """The batch of these items; ``progress`` runs from 0 to 1 over the training. No other source of randomness."""
 
     def fingerprint(self) -> str:
-        """A hash that changes when the data does."""
+        """A hash that changes when the data does, quick to make: names and sizes will do."""
+
+    def files(self) -> Sequence[Path]:
+        """The files that the items are read from; their content is hashed when a run begins."""
 
 
 class Loss(Protocol):
@@ -117,8 +132,8 @@ class Family(ABC):
         """The training data."""
 
     @abstractmethod
-    def preview(self, network: nn.Module, data: TrainingData) -> NDArray[np.uint8] | None:
-        """A picture of what the network does now, RGB; no randomness."""
+    def preview(self, network: nn.Module, data: TrainingData) -> Preview | None:
+        """What the network does now, to look at or to listen to; no randomness."""
 
     @abstractmethod
     def score(

@@ -1,4 +1,4 @@
-"""The training loop, readable in one sitting; accelerate takes care of devices, precision and gradient scaling.
+"""The training loop, readable in one sitting; ``distributed`` takes care of devices, precision and other processes.
 
 A resumed run repeats an uninterrupted one bit for bit on a CPU with the same number of threads: the order of the data,
 the augmentation and the learning rate are functions of (seed, step), and everything else is in the checkpoint.
@@ -6,51 +6,82 @@ the augmentation and the learning rate are functions of (seed, step), and everyt
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import is_torch_xla_available, set_seed
+from accelerate.utils import set_seed
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from avsdk.errors import CheckpointRefused, NotAvailable, NotMet, SilentFallback, UsageError
+from avsdk.errors import CheckpointRefused, UsageError
 from avsdk.files import atomic_folder, write_atomic
-from avsdk.host import default_threads
-from avsdk_train.checkpoint import Checkpoint, load_newest, write_checkpoint
+from avsdk_train.checkpoint import Best, Checkpoint, load_newest, random_state, write_best, write_checkpoint
 from avsdk_train.data import batches
+from avsdk_train.distributed import Processes
+from avsdk_train.ema import MovingAverage
 from avsdk_train.family import Batch, Family, Loss, Losses, TrainingData
+from avsdk_train.history import History
 from avsdk_train.recipe import Recipe, toml_from_recipe
-from avsdk_train.run import CHECKPOINTS, RECIPE, WEIGHTS, RunFile, write_run_file, write_spec
+from avsdk_train.record import code_state, record_from_files, versions
+from avsdk_train.run import (
+    BEST,
+    CHECKPOINTS,
+    DATA_LISTING,
+    METRICS,
+    RECIPE,
+    WEIGHTS,
+    RunFile,
+    write_run_file,
+    write_spec,
+)
+from avsdk_train.stop import stop_training
 from avsdk_train.trained import state_from_model
-from avsdk_train.watch import Watch
-from avsdk_train.weights import write_weights
-
-_VERSIONS = ("torch", "accelerate", "numpy", "opencv-python-headless", "opencv-python")
+from avsdk_train.watch import Watch, read_log
+from avsdk_train.weights import read_weights, write_weights
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: ``finished`` is false when it was interrupted and can be resumed."""
+    """How a training ended: ``finished`` is false when it was interrupted and can be resumed.
+
+    ``pace`` holds ``samples_per_s`` and ``waiting_for_data``; ``process`` is the index of this one.
+    """
 
     run: Path
     step: int
     finished: bool
     losses: dict[str, float]
+    pace: Mapping[str, float] = field(default_factory=dict)
+    process: int = 0
 
 
 def create_run(
-    family: Family, recipe: Recipe, data: TrainingData, folders: Sequence[Path], out: Path, name: str
+    family: Family,
+    recipe: Recipe,
+    data: TrainingData,
+    folders: Sequence[Path],
+    out: Path,
+    name: str,
+    processes: Processes,
 ) -> None:
-    """Make the run's folder, complete or not at all: recipe, spec, and what the loss is measured against."""
+    """Make the run's folder, complete or not at all: recipe, spec, hashes, and what the loss is measured against.
+
+    The first process makes it, the others wait.
+    """
+    if processes.is_main:
+        _write_run(family, recipe, data, folders, out, name, processes.count)
+    processes.wait()
+
+
+def _write_run(
+    family: Family, recipe: Recipe, data: TrainingData, folders: Sequence[Path], out: Path, name: str, count: int
+) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
             f"{out} is there already", expected="a new or empty folder", fix="--resume to go on, or another --out"
@@ -59,169 +90,192 @@ def create_run(
         write_atomic(folder / RECIPE, toml_from_recipe(recipe))
         write_spec(folder, family.spec(name, recipe))
         family.prepare(recipe, folder)
+        record = record_from_files(data.files(), folders)
+        write_atomic(folder / DATA_LISTING, record.listing)
         content = RunFile(
             data=tuple(str(path.resolve()) for path in folders),
             data_sha256=data.fingerprint(),
             recipe_sha256=recipe.sha256(),
-            versions=_versions(),
+            versions=versions(),
+            files=record.files,
+            content_sha256=record.sha256,
+            code=code_state(),
+            processes=count,
         )
         write_run_file(folder, content)
 
 
-def train(family: Family, recipe: Recipe, data: TrainingData, run: Path) -> Outcome:
+def train(family: Family, recipe: Recipe, data: TrainingData, run: Path, processes: Processes) -> Outcome:
     """Train the run in ``run`` from its newest checkpoint, or from the start, to the recipe's last step."""
-    torch.set_num_threads(recipe.threads or default_threads())
-    accelerator = _accelerator(recipe)
-    set_seed(recipe.seed)
-    network = family.network(recipe.variant)
-    if recipe.init:
-        family.load_weights(network, state_from_model(recipe.init))
-    optimiser: Optimizer = Adam(network.parameters(), lr=recipe.learning_rate)
-    network, optimiser = accelerator.prepare(network, optimiser)
-    notices = _place(accelerator)
-    start = _resume(accelerator, network, optimiser, recipe, run, notices)
-    loss = family.loss(recipe, run, accelerator.device)
-    with Watch(run, start=start, steps=recipe.steps) as watch, _interrupt_flag() as interrupted:
-        for notice in notices:
+    trainer = _Trainer(family, recipe, data, run, processes)
+    start = trainer.resume()
+    losses: dict[str, float] = {}
+    watch = Watch(run, recipe, start=start, is_main=processes.is_main)
+    with watch, _interrupt_flag() as interrupted:
+        for notice in trainer.notices:
             watch.notice(notice)
-        trainer = _Trainer(accelerator, network, optimiser, loss, recipe)
-        step, losses = start, {}
         drawn = batches(
             data, batch_size=recipe.batch_size, seed=recipe.seed, start=start, stop=recipe.steps,
-            process=accelerator.process_index, processes=accelerator.num_processes,
+            process=processes.index, processes=processes.count,
         )  # fmt: skip
-        for batch in drawn:
-            found = trainer.step(batch, step)
-            step += 1
-            last = step == recipe.steps
-            logs = step % recipe.log_every == 0 or last
-            saves = step % recipe.checkpoint_every == 0 or last or interrupted.is_set()
-            if logs or saves:  # before a checkpoint too: none may hold a network that has diverged
-                losses = _numbers(found, step)
+        for step in range(start, recipe.steps):
+            with watch.pace.waiting():
+                batch = next(drawn)
+            found = trainer.losses(batch, step)
+            done, last = step + 1, step + 1 == recipe.steps
+            stops = processes.any(interrupted.is_set()) and not last
+            logs = done % recipe.log_every == 0 or last
+            due = done % recipe.checkpoint_every == 0 or last
+            if logs or due or stops:  # before the step is taken: no checkpoint may hold a network that has diverged
+                losses = trainer.checked(found, batch, done)
+            trainer.update(found, step)
+            watch.pace.count(recipe.batch_size * processes.count)
             if logs:
-                watch.step(step, {**losses, "learning_rate": recipe.learning_rate_at(step - 1)})
-            if (step % recipe.preview_every == 0 or last) and accelerator.is_main_process:
-                picture = family.preview(accelerator.unwrap_model(network), data)
-                if picture is not None:
-                    watch.preview(step, picture)
-            if saves:
-                _save(accelerator, network, optimiser, recipe, run, step)
-            if saves and interrupted.is_set() and not last:
-                return Outcome(run, step, finished=False, losses=losses)
-    _save_final(accelerator, network, run)
-    return Outcome(run, step, finished=True, losses=losses)
+                watch.step(done, {**losses, "learning_rate": recipe.learning_rate_at(step)})
+            if done % recipe.preview_every == 0 or last:
+                trainer.preview(watch, done)
+            if due or stops:
+                trainer.save(done, best=due)
+            if stops:
+                return Outcome(run, done, False, losses, watch.pace.numbers(), processes.index)
+        trainer.save_final()
+    return Outcome(run, recipe.steps, True, losses, watch.pace.numbers(), processes.index)
 
 
-@dataclass(frozen=True)
 class _Trainer:
-    """One step of the optimiser."""
+    """The network, its optimiser, and what happens to them at a step."""
 
-    accelerator: Accelerator
-    network: nn.Module
-    optimiser: Optimizer
-    loss: Loss
-    recipe: Recipe
+    def __init__(self, family: Family, recipe: Recipe, data: TrainingData, run: Path, processes: Processes) -> None:
+        set_seed(recipe.seed)  # the same first weights everywhere; then every process draws its own numbers
+        network = family.network(recipe.variant)
+        if recipe.init:
+            family.load_weights(network, state_from_model(recipe.init))
+        self._network, self._optimiser = processes.prepare(network, lambda net: _adam(net, recipe))
+        if processes.index:
+            set_seed(recipe.seed + processes.index)
+        self._family, self._recipe, self._data, self._run = family, recipe, data, run
+        self._processes = processes
+        self._loss: Loss = family.loss(recipe, run, processes.device)
+        self._average = MovingAverage(self._inner, recipe.ema_decay) if recipe.ema_decay else None
+        self._history = History([], recipe.checkpoint_every)
+        self.notices = processes.notices()
 
-    def step(self, batch: Batch, step: int) -> Losses:
-        placed = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate_at(step)
-        with self.accelerator.autocast():
-            losses = self.loss(self.network, placed, step)
-        self.optimiser.zero_grad()
-        self.accelerator.backward(losses.total)
-        if self.recipe.clip_norm:
-            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
-        self.optimiser.step()
-        return losses
+    @property
+    def _inner(self) -> nn.Module:
+        return self._processes.unwrapped(self._network)
+
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """The losses of a batch."""
+        placed = {name: value.to(self._processes.device, non_blocking=True) for name, value in batch.items()}
+        with self._processes.accelerator.autocast():
+            return self._loss(self._network, placed, step)
+
+    def checked(self, found: Losses, batch: Batch, done: int) -> dict[str, float]:
+        """The losses as numbers, over all processes; raises ``NotMet`` where the training has gone wrong."""
+        values = self._processes.means({"loss": found.total.detach(), **found.parts})
+        objection = self._history.objection(values, self._recipe.explode_factor)
+        if objection:
+            weights, _ = self._processes.states(self._network, self._optimiser)
+            raise stop_training(self._run, done, objection, values, batch, weights, process=self._processes.index)
+        self._history.add(done, values)
+        return values
+
+    def update(self, losses: Losses, step: int) -> None:
+        """One step of the optimiser."""
+        accelerator = self._processes.accelerator
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._recipe.learning_rate_at(step)
+        self._optimiser.zero_grad()
+        accelerator.backward(losses.total)
+        if self._recipe.clip_norm:
+            accelerator.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
+        self._optimiser.step()
+        if self._average is not None:
+            self._average.update(self._inner, step)
+
+    def resume(self) -> int:
+        """Load the newest whole checkpoint into network, optimiser and random generators; its step, else 0."""
+        found = load_newest(self._run / CHECKPOINTS, self.notices.append, self._processes.index)
+        self._processes.wait()  # nobody writes before all have read
+        if found is None:
+            return 0
+        if found.recipe_sha256 != self._recipe.sha256():
+            raise CheckpointRefused(
+                f"the checkpoint of step {found.step} in {self._run} was made by another recipe",
+                expected="the recipe.toml that the run began with",
+                fix="restore recipe.toml, or train into a new folder with --set init=RUN",
+            )
+        try:
+            self._load(found)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointRefused(f"the checkpoint of step {found.step} does not fit: {error}",
+                                    expected="one of this family and variant") from error  # fmt: skip
+        log = (line for line in read_log(self._run / METRICS) if line["step"] <= found.step)
+        self._history = History(log, self._recipe.checkpoint_every)
+        self.notices.append(f"resuming after step {found.step} of {self._recipe.steps}")
+        return found.step
+
+    def _load(self, found: Checkpoint) -> None:
+        extra = found.extra if "scaler" in found.extra else {"scaler": found.extra}  # as older checkpoints have it
+        raw = {**found.weights, **extra.get("raw", {})}
+        self._processes.load_states(self._network, self._optimiser, raw, found.optimiser)
+        if self._average is not None:
+            self._average.load(found.weights, self._inner)
+        scaler = self._processes.accelerator.scaler
+        if scaler is not None and extra["scaler"]:
+            scaler.load_state_dict(extra["scaler"])
+
+    def save(self, done: int, *, best: bool) -> None:
+        """Write a checkpoint, and the best weights where a whole stretch between two checkpoints was better."""
+        recipe, folder = self._recipe, self._run / CHECKPOINTS
+        raw, optimiser = self._processes.states(self._network, self._optimiser)
+        averages = self._average.state() if self._average is not None else {}
+        random = self._processes.gathered(random_state())
+        if not self._processes.is_main:
+            return
+        scaler = self._processes.accelerator.scaler
+        extra: dict[str, Any] = {"scaler": scaler.state_dict() if scaler is not None else {}}
+        if averages:
+            extra["raw"] = {name: raw[name] for name in averages}
+        weights = {**raw, **averages}
+        checkpoint = Checkpoint(done, recipe.sha256(), weights, optimiser, extra)
+        write_checkpoint(folder, checkpoint, random, keep_all=recipe.keep == "all")
+        mean = self._history.mean(recipe.best_by, done - recipe.checkpoint_every)
+        if best and mean is not None:
+            write_best(folder, weights, Best(done, recipe.best_by, mean, tuple(self._history.parts())))
+
+    def save_final(self) -> None:
+        """Write the weights that ship, once the last checkpoint is there."""
+        if self._processes.is_main:
+            best = self._run / CHECKPOINTS / BEST / WEIGHTS
+            newest = load_newest(self._run / CHECKPOINTS, self.notices.append)
+            assert newest is not None
+            weights = read_weights(best) if self._recipe.final == "best" and best.is_file() else newest.weights
+            write_weights(self._run / WEIGHTS, weights)
+        self._processes.wait()
+
+    def preview(self, watch: Watch, done: int) -> None:
+        """Show what the network that would ship does now."""
+        if self._average is None and not self._processes.hides_weights:
+            if self._processes.is_main:
+                self._show(self._inner, watch, done)
+            return
+        raw, _ = self._processes.states(self._network, self._optimiser)
+        averages = self._average.state() if self._average is not None else {}
+        if self._processes.is_main:
+            with torch.random.fork_rng():
+                network = self._family.network(self._recipe.variant)
+            network.load_state_dict({**raw, **averages})
+            self._show(network.to(self._processes.device), watch, done)
+
+    def _show(self, network: nn.Module, watch: Watch, done: int) -> None:
+        shown = self._family.preview(network, self._data)
+        if shown is not None:
+            watch.preview(done, shown)
 
 
-def _accelerator(recipe: Recipe) -> Accelerator:
-    if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise NotAvailable(
-            "the recipe asks for device cuda, and torch sees none",
-            expected="an NVIDIA card, its driver, and a torch built for CUDA",
-            fix="--set device=cpu",
-        )
-    if recipe.device == "tpu" and not is_torch_xla_available(check_is_tpu=True):
-        raise NotAvailable(
-            "the recipe asks for device tpu, and PyTorch/XLA sees none",
-            expected="a TPU, and the toolchain xla on its machine",
-            fix="avsdk toolchain install xla, then: avsdk toolchain run xla -- avsdk train ...",
-        )
-    if recipe.mixed_precision == "fp16" and (recipe.device == "cpu" or not torch.cuda.is_available()):
-        raise NotAvailable("fp16 training needs a GPU", expected="mixed_precision bf16 or no on a CPU",
-                           fix="--set mixed_precision=bf16")  # fmt: skip
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, cpu=recipe.device == "cpu")
-    kind = accelerator.device.type
-    if recipe.device != "auto" and kind != {"tpu": "xla"}.get(recipe.device, recipe.device):
-        raise SilentFallback(
-            f"the recipe asks for device {recipe.device}, and accelerate chose {kind}",
-            expected=recipe.device,
-            fix="train in an environment without torch_xla, or with --set device=auto",
-        )
-    return accelerator
-
-
-def _place(accelerator: Accelerator) -> list[str]:
-    """What PyTorch/XLA trains on, which its device's name does not tell."""
-    if accelerator.device.type != "xla":
-        return []
-    tpu = is_torch_xla_available(check_is_tpu=True)
-    return [f"training on {accelerator.device}: {'a TPU' if tpu else 'no TPU, this processor stands in for one'}"]
-
-
-def _resume(
-    accelerator: Accelerator, network: nn.Module, optimiser: Optimizer, recipe: Recipe, run: Path, notices: list[str]
-) -> int:
-    """Load the newest whole checkpoint into the network, the optimiser and all random generators; its step, else 0."""
-    found = load_newest(run / CHECKPOINTS, notices.append)
-    if found is None:
-        return 0
-    if found.recipe_sha256 != recipe.sha256():
-        raise CheckpointRefused(
-            f"the checkpoint of step {found.step} in {run} was made by another recipe",
-            expected="the recipe.toml that the run began with",
-            fix="restore recipe.toml, or train into a new folder with --set init=RUN",
-        )
-    try:
-        accelerator.unwrap_model(network).load_state_dict(found.weights)
-        optimiser.load_state_dict(found.optimiser)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointRefused(f"the checkpoint of step {found.step} does not fit: {error}",
-                                expected="one of this family and variant") from error  # fmt: skip
-    if accelerator.scaler is not None and found.extra:
-        accelerator.scaler.load_state_dict(found.extra)
-    notices.append(f"resuming after step {found.step} of {recipe.steps}")
-    return found.step
-
-
-def _save(
-    accelerator: Accelerator, network: nn.Module, optimiser: Optimizer, recipe: Recipe, run: Path, step: int
-) -> None:
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        return
-    state = accelerator.unwrap_model(network).state_dict()
-    scaler: dict[str, Any] = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-    checkpoint = Checkpoint(step, recipe.sha256(), dict(state), optimiser.state_dict(), scaler)
-    write_checkpoint(run / CHECKPOINTS, checkpoint)
-
-
-def _save_final(accelerator: Accelerator, network: nn.Module, run: Path) -> None:
-    if accelerator.is_main_process:
-        write_weights(run / WEIGHTS, accelerator.unwrap_model(network).state_dict())
-
-
-def _numbers(losses: Losses, step: int) -> dict[str, float]:
-    values = {"loss": float(losses.total.detach()), **{name: float(value) for name, value in losses.parts.items()}}
-    if not math.isfinite(values["loss"]):
-        raise NotMet(
-            f"the loss of step {step} is {values['loss']}",
-            expected="a finite loss",
-            fix="lower learning_rate or style_weight, or set clip_norm, and train into a new folder",
-        )
-    return values
+def _adam(network: nn.Module, recipe: Recipe) -> Optimizer:
+    return Adam(network.parameters(), lr=recipe.learning_rate)
 
 
 @contextmanager
@@ -241,13 +295,3 @@ def _interrupt_flag() -> Iterator[threading.Event]:
         yield flag
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

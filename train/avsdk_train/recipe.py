@@ -28,8 +28,12 @@ from avsdk.errors import Refused, UnknownName, UsageError
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 
 SETTINGS = "settings"
-_PLACE_ONLY = frozenset({"checkpoint_every", "preview_every", "log_every", "threads", "device", "features"})
+_PLACE_ONLY = frozenset(
+    "checkpoint_every preview_every log_every threads device features keep best_by explode_factor trackers sharding".split()
+)
 """Keys that may change between a run and its resumption: they say where and how often, never what is computed."""
+_ADDED_LATER = frozenset({"ema_decay", "final"})
+"""Keys that count only where they are not at their defaults, so that runs from before them can go on."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Recipe:
 
     ``init`` names weights to start from: a safetensors file, a run folder or ``zoo:NAME``. ``final_learning_rate`` is a
     share of ``learning_rate``, reached at the last step of the cosine. ``threads = 0`` takes the cores one may use.
+    ``batch_size`` is that of each process. With ``ema_decay`` the moving average of the weights is what ships.
+    ``best_by`` names the loss whose mean between two checkpoints decides which of them is kept as the best;
+    ``final`` says whether the last weights or the best ones ship, ``keep`` whether all checkpoints stay or the last
+    two. A loss beyond ``explode_factor`` times the median of those before ends the run (0: never). ``sharding = "full"``
+    shares weights and optimiser state out among several processes. ``trackers`` takes ``mlflow``.
     """
 
     family: str
@@ -57,6 +66,13 @@ class Recipe:
     checkpoint_every: int = 250
     preview_every: int = 250
     log_every: int = 1
+    ema_decay: float = 0.0
+    best_by: str = "loss"
+    final: Literal["last", "best"] = "last"
+    keep: Literal["last", "all"] = "last"
+    explode_factor: float = 1000.0
+    sharding: Literal["none", "full"] = "none"
+    trackers: tuple[Literal["mlflow"], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can run with."""
@@ -66,6 +82,11 @@ class Recipe:
         require(0 <= self.final_learning_rate <= 1, "final_learning_rate", self.final_learning_rate, "a share, 0..1")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require(self.threads >= 0, "threads", self.threads, "0 (all cores one may use) or more")
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 (no average) or less than 1, as 0.999")
+        require(
+            self.explode_factor == 0 or self.explode_factor > 1, "explode_factor", self.explode_factor,
+            "0 (never) or more than 1",
+        )  # fmt: skip
         require(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 (no clipping) or more")
 
     def learning_rate_at(self, step: int) -> float:
@@ -77,7 +98,12 @@ class Recipe:
 
     def computed_keys(self) -> dict[str, Any]:
         """The keys that decide the numbers, flat."""
-        flat = {**encode(self), **encode(self.settings)}
+        general = {
+            field.name: value
+            for field, value in zip(dataclasses.fields(self), encode(self).values(), strict=True)
+            if field.name not in _ADDED_LATER or value != field.default
+        }
+        flat = {**general, **encode(self.settings)}
         return {key: value for key, value in sorted(flat.items()) if key not in _PLACE_ONLY and key != SETTINGS}
 
     def sha256(self) -> str:
@@ -131,7 +157,7 @@ def toml_from_recipe(recipe: Recipe) -> str:
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
     """Names of the keys that decide the numbers and differ."""
     before, after = old.computed_keys(), new.computed_keys()
-    return sorted(key for key in before if before[key] != after.get(key))
+    return sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
 
 
 def _toml_lines(table: Mapping[str, Any]) -> list[str]:

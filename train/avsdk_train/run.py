@@ -2,11 +2,13 @@
 
 RUN/recipe.toml            every key written out
     spec.json              ModelSpec
-    run.json               data folders, hash of the data, versions
+    run.json               data folders, hashes of the data, versions, commit of the code
+    data.sha256            a hash for every file of the data, as sha256sum --check reads it
     targets.safetensors    (style transfer) Gram matrices of the painting
-    checkpoints/           step-NNNNNNNN/, latest
-    previews/              NNNNNNNN.png
+    checkpoints/           step-NNNNNNNN/, latest, best/
+    previews/              NNNNNNNN.png or .wav
     metrics.jsonl          one line per logged step
+    stopped/               step-NNNNNNNN/, where a loss was not finite or exploded
     weights.safetensors    once the training has finished
 """
 
@@ -29,19 +31,28 @@ RECIPE, SPEC, RUN_FILE, WEIGHTS, METRICS = (
     "weights.safetensors",
     "metrics.jsonl",
 )
-CHECKPOINTS, PREVIEWS, TENSORBOARD, LATEST = "checkpoints", "previews", "tensorboard", "latest"
+CHECKPOINTS, PREVIEWS, TENSORBOARD, LATEST, BEST = "checkpoints", "previews", "tensorboard", "latest", "best"
+STOPPED, DATA_LISTING = "stopped", "data.sha256"
 ASSETS = ("targets.safetensors",)
 """Files beside the weights that a model carries along."""
 
 
 @dataclass(frozen=True)
 class RunFile:
-    """``run.json``: where the data came from."""
+    """``run.json``: where the data and the code came from.
+
+    ``data_sha256`` is over names and sizes, which a resume compares; ``content_sha256`` over what the files hold.
+    ``code`` is the commit, with ``-dirty`` where files were changed, and empty for an installed package.
+    """
 
     data: tuple[str, ...]
     data_sha256: str
     recipe_sha256: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    files: int = 0
+    content_sha256: str = ""
+    code: str = ""
+    processes: int = 1
 
 
 def is_run(path: Path) -> bool:

@@ -30,6 +30,10 @@ class PhotoCrops:
         """See ``ImageFolder.fingerprint``."""
         return self._images.fingerprint()
 
+    def files(self) -> Sequence[Path]:
+        """The photographs."""
+        return self._images.files
+
     def batch(self, samples: Sequence[Sample], progress: float) -> Batch:
         """One crop per sample, of the size that the settings give at this progress."""
         crop_px = self._settings.crop_px_at(progress)
