@@ -74,5 +74,5 @@ def test_every_extra_in_the_readme_is_declared() -> None:
     )
     assert {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)} == set(declared) & set(
         """onnxruntime onnxruntime-gpu onnxruntime-rtx openvino litert tflite-runtime tensorrt tensorrt-rtx tpu media
-        video text search train export quantise bench ray dev""".split()
+        video text search train mlflow export quantise bench ray dev""".split()
     )

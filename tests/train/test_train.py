@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from avsdk.errors import AvsdkError, CheckpointRefused, DiskFull, NotAvailable, NotMet, SilentFallback, UsageError
-from avsdk_train import commands, loop
+from avsdk_train import commands, distributed, loop
 from avsdk_train.family import Losses, load_family
+from avsdk_train.recipe import Recipe
 from avsdk_train.run import read_spec, weights_file
 from avsdk_train.watch import read_log
 from avsdk_train.weights import write_weights
@@ -32,6 +33,10 @@ def start(tiny: Any, out: Path, **changes: object) -> dict[str, Any]:
 
 def go_on(out: Path, *overrides: str) -> dict[str, Any]:
     return commands.train_on("style_transfer", [], out, "", "", overrides)
+
+
+def recipe_of(tiny: Any, **changes: object) -> Recipe:
+    return commands._recipe_of("style_transfer", "", "", tiny.settings(**changes))[1]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +58,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             raise _PowerCut
         return whole(self, batch, at)
 
-    whole = loop._Trainer.step
-    monkeypatch.setattr(loop._Trainer, "step", dying)
+    whole = loop._Trainer.losses
+    monkeypatch.setattr(loop._Trainer, "losses", dying)
 
 
 class _PowerCut(BaseException):
@@ -74,7 +79,7 @@ def test_a_run_holds_what_later_steps_need(uninterrupted: Path) -> None:
     assert {"content", "style", "total_variation"} <= set(log[1])
     assert sorted(path.name for path in (uninterrupted / "previews").iterdir()) == ["00000003.png", "00000006.png"]
     assert sorted(path.name for path in (uninterrupted / "checkpoints").iterdir()) == [
-        "latest", "step-00000004", "step-00000006",
+        "best", "latest", "step-00000004", "step-00000006",
     ]  # fmt: skip
     assert read_spec(uninterrupted).model == "style_transfer/run"
     assert list((uninterrupted / "tensorboard").iterdir())
@@ -245,8 +250,8 @@ def test_no_checkpoint_holds_a_network_that_has_diverged(
         losses = whole(self, batch, at)
         return Losses(losses.total * float("nan"), losses.parts) if at == 3 else losses
 
-    whole = loop._Trainer.step
-    monkeypatch.setattr(loop._Trainer, "step", diverging)
+    whole = loop._Trainer.losses
+    monkeypatch.setattr(loop._Trainer, "losses", diverging)
     with pytest.raises(NotMet, match="the loss of step 4 is nan"):
         start(tiny, tmp_path / "run", log_every=100)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000002"]
@@ -264,32 +269,31 @@ def test_a_device_or_precision_that_is_not_here_is_said(tiny: Any, tmp_path: Pat
 def test_another_device_than_was_asked_for_is_a_fallback(
     tiny: Any, tmp_path: Path, fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop.Accelerator, "device", torch.device("meta"))
+    monkeypatch.setattr(distributed.Accelerator, "device", torch.device("meta"))
     with pytest.raises(SilentFallback, match="asks for device cpu, and accelerate chose meta"):
         start(tiny, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("tpu", "words"), [(True, "a TPU"), (False, "no TPU, this processor stands in")])
-def test_what_pytorch_xla_trains_on_is_said(tpu: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Xla:
-        device = torch.device("xla", 0)
-
-    monkeypatch.setattr(loop, "is_torch_xla_available", lambda check_is_tpu: tpu)
-    (notice,) = loop._place(Xla())  # type: ignore[arg-type]
+def test_what_pytorch_xla_trains_on_is_said(tiny: Any, tpu: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = distributed.Processes(recipe_of(tiny))
+    processes.device = torch.device("xla", 0)
+    monkeypatch.setattr(distributed, "is_torch_xla_available", lambda check_is_tpu: tpu)
+    (notice,) = processes.notices()
     assert notice.startswith(f"training on xla:0: {words}")
 
 
 _PRESSED = """
 import signal, sys
 from pathlib import Path
-from avsdk_train import commands, loop
+from avsdk_train import commands, distributed, loop
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start what it puts in the background without it
-whole = loop._Trainer.step
+whole = loop._Trainer.losses
 def pressed(self, batch, at):
     if at == 2:
         signal.raise_signal(signal.SIGINT)
     return whole(self, batch, at)
-loop._Trainer.step = pressed
+loop._Trainer.losses = pressed
 data, out, *settings = sys.argv[1:]
 answer = commands.train_new("style_transfer", [Path(data)], Path(out), "", "", settings)
 assert (answer["finished"], answer["step"]) == (False, 3), answer

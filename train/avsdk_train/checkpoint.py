@@ -68,16 +68,17 @@ class Best:
 
 
 def write_checkpoint(
-    folder: Path, checkpoint: Checkpoint, random: Sequence[dict[str, Any]] = (), *, keep_all: bool = False
+    folder: Path, checkpoint: Checkpoint, generators: Sequence[dict[str, Any]] = (), *, keep_all: bool = False
 ) -> Path:
     """Write a checkpoint, and remove all but the last two unless ``keep_all``.
 
-    ``random`` holds ``random_state()`` of every process, in their order; by default that of this one alone. A full disk raises ``DiskFull`` and leaves the older checkpoints as they are.
+    ``generators`` holds ``random_state()`` of every process, in their order; by default that of this one alone. A full disk
+    raises ``DiskFull`` and leaves the older checkpoints as they are.
     """
     name = f"step-{checkpoint.step:08d}"
     tensors: dict[str, Tensor] = {}
     packed = _pack(
-        {"optimiser": checkpoint.optimiser, "random": [*random] or [random_state()], "extra": checkpoint.extra}, tensors
+        {"optimiser": checkpoint.optimiser, "random": [*generators] or [random_state()], "extra": checkpoint.extra}, tensors
     )
     with atomic_folder(folder / name) as temporary:
         write_weights(temporary / WEIGHTS, checkpoint.weights)
@@ -136,8 +137,8 @@ def read_checkpoint(path: Path, process: int = 0) -> Checkpoint:
     try:
         weights, tensors = load_file(path / WEIGHTS), load_file(path / _OPTIMISER)
         state = _unpack(document["state"], tensors)
-        random = state["random"]
-        _set_random_state(random[process] if isinstance(random, list) else random)  # older ones hold one process
+        generators = state["random"]  # older ones hold those of one process
+        _set_random_state(generators[process] if isinstance(generators, list) else generators)
     except (SafetensorError, LookupError, TypeError, ValueError, OSError) as error:
         raise CheckpointRefused(
             f"{path} cannot be read: {error}", expected="a whole checkpoint", fix=_RESUME

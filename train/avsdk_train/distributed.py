@@ -10,19 +10,20 @@ N b sees, in the same order, and their mean gradient is the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, is_torch_xla_available
+from accelerate.utils import broadcast_object_list, gather_object, is_torch_xla_available
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from avsdk.errors import NotAvailable, SilentFallback, UsageError
+from avsdk.errors import AvsdkError, NotAvailable, SilentFallback, UsageError, error_from_json
 from avsdk.host import default_threads
 from avsdk_train.recipe import Recipe
 
@@ -47,9 +48,7 @@ class Processes:
                 fix="torchrun --nproc_per_node 2 -m avsdk train ..., or --set sharding=none",
             )
         # Where the user does not say, the processes of one machine share its cores.
-        here = self.accelerator.state.num_processes if self.device.type == "cpu" else 1
-        local = min(here, _local_processes())
-        torch.set_num_threads(recipe.threads or max(1, default_threads() // local))
+        torch.set_num_threads(recipe.threads or max(1, default_threads() // _local_processes()))
 
     def prepare(
         self, network: nn.Module, make_optimiser: Callable[[nn.Module], Optimizer]
@@ -114,6 +113,28 @@ class Processes:
         found: list[Any] = gather_object([value]) if self.count > 1 else [value]
         return found
 
+    def on_main(self, act: Callable[[], None]) -> None:
+        """Let the first process act while the others wait; its error is raised in all of them."""
+        error: AvsdkError | None = None
+        if self.is_main:
+            try:
+                act()
+            except AvsdkError as caught:
+                error = caught
+        if self.count > 1:
+            (told,) = broadcast_object_list([None if error is None else error.to_json()])
+            if error is None and told is not None:
+                error = error_from_json(told)
+        if error is not None:
+            raise error
+
+    def end_step(self) -> None:
+        """Let PyTorch/XLA run what was recorded; elsewhere it has run already."""
+        if self.device.type == "xla":
+            import torch_xla
+
+            torch_xla.sync()
+
     def wait(self) -> None:
         """Until all have come here."""
         self.accelerator.wait_for_everyone()
@@ -133,8 +154,6 @@ def whole_tensor(value: Tensor) -> Tensor:
 
 
 def _local_processes() -> int:
-    import os
-
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun's and accelerate's
     return max(1, int(text)) if text.isdecimal() else 1
 
@@ -155,6 +174,9 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     if recipe.mixed_precision == "fp16" and (recipe.device == "cpu" or not torch.cuda.is_available()):
         raise NotAvailable("fp16 training needs a GPU", expected="mixed_precision bf16 or no on a CPU",
                            fix="--set mixed_precision=bf16")  # fmt: skip
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in {"1", "true"}:
+        raise UsageError("accelerate was launched with its own FSDP", expected="a launch without --use_fsdp",
+                         fix="leave it out, and train with --set sharding=full")  # fmt: skip
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision, cpu=recipe.device == "cpu")
     kind = accelerator.device.type
     if recipe.device != "auto" and kind != {"tpu": "xla"}.get(recipe.device, recipe.device):

@@ -74,9 +74,7 @@ def create_run(
 
     The first process makes it, the others wait.
     """
-    if processes.is_main:
-        _write_run(family, recipe, data, folders, out, name, processes.count)
-    processes.wait()
+    processes.on_main(lambda: _write_run(family, recipe, data, folders, out, name, processes.count))
 
 
 def _write_run(
@@ -190,6 +188,7 @@ class _Trainer:
         if self._recipe.clip_norm:
             accelerator.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
         self._optimiser.step()
+        self._processes.end_step()
         if self._average is not None:
             self._average.update(self._inner, step)
 

@@ -28,9 +28,10 @@ from avsdk.errors import Refused, UnknownName, UsageError
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 
 SETTINGS = "settings"
-_PLACE_ONLY = frozenset(
-    "checkpoint_every preview_every log_every threads device features keep best_by explode_factor trackers sharding".split()
-)
+_PLACE_ONLY = frozenset({
+    "checkpoint_every", "preview_every", "log_every", "threads", "device", "features", "keep", "best_by",
+    "explode_factor", "trackers", "sharding",
+})  # fmt: skip
 """Keys that may change between a run and its resumption: they say where and how often, never what is computed."""
 _ADDED_LATER = frozenset({"ema_decay", "final"})
 """Keys that count only where they are not at their defaults, so that runs from before them can go on."""
@@ -45,8 +46,8 @@ class Recipe:
     ``batch_size`` is that of each process. With ``ema_decay`` the moving average of the weights is what ships.
     ``best_by`` names the loss whose mean between two checkpoints decides which of them is kept as the best;
     ``final`` says whether the last weights or the best ones ship, ``keep`` whether all checkpoints stay or the last
-    two. A loss beyond ``explode_factor`` times the median of those before ends the run (0: never). ``sharding = "full"``
-    shares weights and optimiser state out among several processes. ``trackers`` takes ``mlflow``.
+    two. A loss beyond ``explode_factor`` times the median of those before ends the run (0: never). With ``sharding`` at
+    ``full`` several processes share the weights and the optimiser's state out. ``trackers`` takes ``mlflow``.
     """
 
     family: str

@@ -86,8 +86,15 @@ class MlFlow:
         self._mlflow = mlflow
         marker = run / _MLFLOW_RUN
         known = marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
-        mlflow.set_experiment(recipe.family)
-        active = mlflow.start_run(run_id=known, run_name=None if known else run.resolve().name)
+        try:
+            mlflow.set_experiment(recipe.family)
+            active = mlflow.start_run(run_id=known, run_name=None if known else run.resolve().name)
+        except mlflow.exceptions.MlflowException as error:
+            raise NotAvailable(
+                f"MLflow refuses the run: {error}",
+                expected="a server or a store that MLFLOW_TRACKING_URI names",
+                fix="set MLFLOW_TRACKING_URI, or --set trackers=",
+            ) from error
         if not known:
             write_atomic(marker, active.info.run_id + "\n")
             mlflow.log_params({key: str(value) for key, value in recipe.computed_keys().items()})
