@@ -72,14 +72,13 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint, and remove all but the last two unless ``keep_all``.
 
-    ``generators`` holds ``random_state()`` of every process, in their order; by default that of this one alone. A full disk
-    raises ``DiskFull`` and leaves the older checkpoints as they are.
+    ``generators`` holds ``random_state()`` of every process, in their order; by default that of this one alone. A full
+    disk raises ``DiskFull`` and leaves the older checkpoints as they are.
     """
     name = f"step-{checkpoint.step:08d}"
     tensors: dict[str, Tensor] = {}
-    packed = _pack(
-        {"optimiser": checkpoint.optimiser, "random": [*generators] or [random_state()], "extra": checkpoint.extra}, tensors
-    )
+    drawn = [*generators] or [random_state()]
+    packed = _pack({"optimiser": checkpoint.optimiser, "random": drawn, "extra": checkpoint.extra}, tensors)
     with atomic_folder(folder / name) as temporary:
         write_weights(temporary / WEIGHTS, checkpoint.weights)
         write_weights(temporary / _OPTIMISER, tensors)
