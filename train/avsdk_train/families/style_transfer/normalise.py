@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from avsdk_train.families.style_transfer.features import FeatureNetwork
 
+_LEAST_SHARE = 1e-3
+
 
 def normalise(network: FeatureNetwork, images: Iterable[Tensor]) -> dict[str, Tensor]:
     """Scale the filters in place so that each one's mean activation over images and positions is 1; the scales.
@@ -17,7 +19,8 @@ def normalise(network: FeatureNetwork, images: Iterable[Tensor]) -> dict[str, Te
     the mean activations ``a`` of shape ``(channels,)`` as they were: a map of the normalised network is the old one
     over ``a``. Filter and bias are divided by ``a``, the next convolution's input channels multiplied by it, which
     is exact since ReLU, average and maximum pooling and the padding all commute with a positive factor. A filter that
-    never responds keeps its scale.
+    responds less than a thousandth as much as its layer does on average is divided by that thousandth: on another
+    picture it may respond, and must not drown all others then. In a layer that never responds all keep their scale.
     """
     scales: dict[str, Tensor] = {}
     before: Tensor | None = None
@@ -45,4 +48,5 @@ def _mean_activations(maps: list[Tensor]) -> Tensor:
     totals = torch.stack([x.relu().double().sum(dim=(0, 2, 3)) for x in maps]).sum(dim=0)
     positions = sum(x.shape[0] * x.shape[2] * x.shape[3] for x in maps)
     means = (totals / positions).float()
-    return torch.where(means > 0, means, torch.ones_like(means))
+    least = _LEAST_SHARE * means.mean()
+    return means.clamp(min=float(least)) if least > 0 else torch.ones_like(means)

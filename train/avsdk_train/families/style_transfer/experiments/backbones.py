@@ -26,7 +26,6 @@ from avsdk_train.families.style_transfer.experiments.inputs import (
 from avsdk_train.families.style_transfer.features import Backbone, random_features
 from avsdk_train.families.style_transfer.optimise_losses import PictureObjective, version_one_layers
 from avsdk_train.families.style_transfer.optimise_settings import OptimiseSettings
-from avsdk_train.families.style_transfer.stylise import prepare_features
 from avsdk_train.metrics.interval import median_interval
 from avsdk_train.sheet import labelled_sheet
 
@@ -116,7 +115,6 @@ class _Evaluation:
     def __init__(self, name: Backbone, photo: Image, style: Image, settings: BackbonesSettings) -> None:
         network = random_features(name, settings.seed)
         options = OptimiseSettings()
-        prepare_features(network, options, (photo, style))
         layers, _ = version_one_layers(network, options)
         self.parameters_m = sum(value.numel() for value in network.parameters()) / 1e6
         with torch.no_grad():

@@ -138,7 +138,9 @@ def _version_two_seconds(two: Callable[[Image], Image], photo: Image, repeats: i
 
 
 def _network(name: Network, settings: SpeedSettings, pictures: tuple[Image, Image]) -> FeatureNetwork:
-    network = required_features(settings.features) if name == "features" else random_features(name, settings.seed)
+    if name != "features":
+        return random_features(name, settings.seed)
+    network = required_features(settings.features)
     prepare_features(network, OptimiseSettings(), pictures)
     return network
 
