@@ -42,12 +42,12 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tiny: Any, features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three steps, with its last checkpoints and its final weights."""
+    """A run of three steps, with all its checkpoints and its final weights."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(True)
     out = tmp_path_factory.mktemp("experiments") / "run"
-    words = tiny.arguments(out, steps=3, checkpoint_every=1, features=features)
+    words = tiny.arguments(out, steps=3, checkpoint_every=1, features=features, keep="all")
     assert RUNNER.invoke(app, words, catch_exceptions=False).exit_code == 0
     AcceleratorState._reset_state(True)
     return out
@@ -149,13 +149,15 @@ def test_checkpoints_as_an_experiment_and_as_a_sheet(tiny: Any, trained: Path, t
     settings = {"features": features, "photo": tiny.data / "a.png", "run": trained, "size_px": 32}
     answer = run("checkpoints", tmp_path / "experiment", **settings)
     whole(answer, tmp_path / "experiment")
-    assert [row["checkpoint"] for row in table(answer)] == ["step 2", "step 3", "final"]
-    assert table(answer)[1]["style"] == pytest.approx(table(answer)[2]["style"], rel=1e-3)
+    assert [row["checkpoint"] for row in table(answer)] == ["step 1", "step 2", "step 3", "best", "final"]
+    styles = {row["checkpoint"]: row["style"] for row in table(answer)}
+    assert styles["step 3"] == pytest.approx(styles["final"], rel=1e-3)
+    assert styles["step 1"] != styles["step 3"]
     out = tmp_path / "sheet.png"
     words = ["sheet", str(trained), str(tiny.data / "a.png"), "--out", str(out), "--size", "64", "--columns", "2"]
     done = RUNNER.invoke(app, [*words, "--json"], catch_exceptions=False)
-    assert json.loads(done.stdout)["checkpoints"] == ["step 2", "step 3", "final"]
-    assert read_image(out).shape == (2 * (64 + 28), 2 * (80 + 4), 3)
+    assert json.loads(done.stdout)["checkpoints"] == ["step 1", "step 2", "step 3", "best", "final"]
+    assert read_image(out).shape == (3 * (64 + 28), 2 * (80 + 4), 3)
     with pytest.raises(UsageError, match="is no training run"):
         RUNNER.invoke(app, ["sheet", str(tmp_path), str(tiny.style), "--out", "x.png"], catch_exceptions=False)
     with pytest.raises(UsageError, match="no run was given"):

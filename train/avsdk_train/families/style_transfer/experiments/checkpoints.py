@@ -15,7 +15,7 @@ from avsdk_train.experiments import Experiment
 from avsdk_train.families.style_transfer.experiments.inputs import photograph, scores_of
 from avsdk_train.families.style_transfer.stylise import read_picture
 from avsdk_train.families.style_transfer.targets import FILE, Targets
-from avsdk_train.run import CHECKPOINTS, RECIPE, WEIGHTS, is_run
+from avsdk_train.run import BEST, CHECKPOINTS, RECIPE, WEIGHTS, is_run
 from avsdk_train.sheet import labelled_sheet
 from avsdk_train.trained import recipe_from_file
 from avsdk_train.weights import read_weights
@@ -23,7 +23,10 @@ from avsdk_train.weights import read_weights
 
 @dataclass(frozen=True)
 class CheckpointsSettings:
-    """``run`` is the run's folder; with ``features`` each picture is measured against the run's own targets."""
+    """``run`` is the run's folder; with ``features`` each picture is measured against the run's own targets.
+
+    A run keeps its last two checkpoints, or all of them with ``avsdk train ... --set keep=all``.
+    """
 
     run: str = ""
     photo: str = ""
@@ -73,7 +76,7 @@ def write_sheet(folder: Path, photo: Path, out: Path, size_px: int, columns: int
 
 
 def checkpoint_weights(folder: Path) -> dict[str, Path]:
-    """The weights of every checkpoint of a run, oldest first, and the final ones."""
+    """The weights of every checkpoint of a run, oldest first, then the best ones and the final ones where there are."""
     if not is_run(folder):
         raise UsageError(f"{folder} is no training run", expected="a folder with recipe.toml and spec.json")
     files = sorted(
@@ -81,8 +84,8 @@ def checkpoint_weights(folder: Path) -> dict[str, Path]:
         key=lambda file: _step(file) or 0,
     )
     found = {f"step {_step(file)}": file for file in files}
-    if (folder / WEIGHTS).is_file():
-        found["final"] = folder / WEIGHTS
+    others = {"best": folder / CHECKPOINTS / BEST / WEIGHTS, "final": folder / WEIGHTS}
+    found |= {label: file for label, file in others.items() if file.is_file()}
     if not found:
         raise UsageError(
             f"the run {folder} has no weights yet", expected="a checkpoint", fix="train on: avsdk train ... --resume"

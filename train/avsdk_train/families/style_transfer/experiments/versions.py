@@ -15,10 +15,9 @@ from avsdk_train.data import Image, resized_short_side
 from avsdk_train.experiment_report import Cell, Report
 from avsdk_train.experiments import Experiment
 from avsdk_train.families.style_transfer.experiments.inputs import painted, photograph, scores_of
-from avsdk_train.families.style_transfer.features import FeatureNetwork, NormalisedVgg19
-from avsdk_train.families.style_transfer.optimise_settings import OptimiseSettings
 from avsdk_train.families.style_transfer.settings import StyleSettings
 from avsdk_train.families.style_transfer.targets import FILE, Targets
+from avsdk_train.families.style_transfer.version_one import equal_settings
 from avsdk_train.family import load_family, load_trained
 from avsdk_train.run import RECIPE
 from avsdk_train.sheet import labelled_sheet
@@ -58,13 +57,7 @@ class TrainedStyle:
 
     def version_one(self, photo: Image, calls: int, label: str, threads: int = 0) -> tuple[dict[str, Any], Image]:
         """The picture optimised from the photograph, on the same losses at the same weights; facts, and the picture."""
-        settings = OptimiseSettings(
-            sizes=(0,), calls=(calls,), content_layer=self.targets.layers.content,
-            style_layers=self.targets.layers.style, content_weight=self.settings.content_weight,
-            style_weight=self.settings.style_weight, scale="mean" if self.targets.style_scale == "mean" else "channels",
-            total_variation_weight=self.settings.total_variation_weight, pooling=_pooling(self.network),
-            normalise="never", threads=threads,
-        )  # fmt: skip
+        settings = equal_settings(self.settings, self.targets, self.network, calls=calls, threads=threads)
         return painted(photo, self.targets.grams, self.network, settings, label)
 
     def scores(self, image: Image, photo: Image) -> dict[str, float]:
@@ -124,11 +117,6 @@ def _compared(report: Report, style: TrainedStyle, photo: Image, name: str, sett
         "two": {**style.scores(two, photo), "seconds": seconds},
         "curve": facts["curve"],
     }
-
-
-def _pooling(network: FeatureNetwork) -> Any:
-    """The pooling that the targets were made with: the loader's."""
-    return "average" if isinstance(network, NormalisedVgg19) else "max"
 
 
 EXPERIMENT = Experiment(
