@@ -86,4 +86,5 @@ def test_every_experiment_is_declared_whole(family: Family) -> None:
         whole = experiment.settings()  # one command needs nothing but --out: every setting has a default
         small = options_from(experiment.settings, [], what=experiment.name, preset=experiment.small)
         assert experiment.small
+        assert set(experiment.selects) <= set(vars(whole))
         assert small != whole

@@ -126,10 +126,14 @@ def test_speed_says_what_was_extrapolated(tiny: Any, tmp_path: Path, common: dic
     assert [row["picture"] for row in rows] == ["64 x 64", "64 x 64", "80 x 80", "80 x 80"]
     assert ["extrapolated from 3 calls" in row["version 1, s"] for row in rows] == [False, False, True, True]
     assert "(6 calls)" in rows[0]["version 1, s"]
-    cell = answer["cells"]["round-0-80-features"]
+    cell = answer["cells"]["round-0-80-features-3-calls"]
     assert (cell["measured_calls"], len(cell["version_two_seconds"])) == (3, 2)
     assert cell["seconds"] > cell["measured_seconds"]
-    assert answer["cells"]["round-0-64-features"]["measured_calls"] == 6
+    assert answer["cells"]["round-0-64-features-6-calls"]["measured_calls"] == 6
+    kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cells").glob("*.json")}
+    fewer = run("speed", tmp_path, **{**settings, "networks": "features"})  # which are shown; nothing is timed again
+    assert fewer["cells"] == {key: cell for key, cell in answer["cells"].items() if "features" in key}
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cells").glob("*.json")} == kept
     assert speed._paper(512, "vgg19, random weights") == [78.8, 0.070, "1126 x"]
     assert speed._paper(1024, "alexnet, random weights")[2] == "299 x"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,8 @@ class Experiment:
     """One experiment of a family.
 
     ``settings`` is a frozen dataclass whose defaults are the whole experiment, ``small`` the values that make it fit a
-    laptop. ``run`` fills the report from the settings.
+    laptop. ``run`` fills the report from the settings. ``selects`` names the settings that only say which cells there
+    are: another choice of them computes no cell again.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Experiment:
     settings: type
     run: Callable[[Report, Any], None]
     small: Mapping[str, Any] = field(default_factory=dict)
+    selects: tuple[str, ...] = ()
 
 
 def list_experiments() -> dict[str, Experiment]:
@@ -59,16 +62,11 @@ def run_experiment(name: str, out: Path, *, small: bool, overrides: Sequence[str
     experiment = load_experiment(name)
     settings: Any = options_from(experiment.settings, overrides, what=name, preset=experiment.small if small else None)
     _refuse_foreign(out, name)
-    words = [
-        "avsdk experiment",
-        name,
-        *(["--small"] if small else []),
-        *(f"--set {pair}" for pair in overrides),
-        f"--out {out}",
-    ]
+    sets = [word for pair in overrides for word in ("--set", pair)]
+    words = ["avsdk", "experiment", name, *(["--small"] if small else []), *sets, "--out", str(out)]
     report = Report(
-        out, name=name, summary=experiment.summary, command=" ".join(words), settings=settings,
-        fingerprint=_fingerprint(name, settings),
+        out, name=name, summary=experiment.summary, command=shlex.join(words), settings=settings,
+        fingerprint=_fingerprint(name, experiment, settings),
     )  # fmt: skip
     experiment.run(report, settings)
     return report.write()
@@ -85,9 +83,9 @@ def _refuse_foreign(out: Path, name: str) -> None:
         raise UsageError(f"{out} {what}", expected=f"a new folder, or an earlier --out of {name}", fix="another --out")
 
 
-def _fingerprint(name: str, settings: Any) -> str:
+def _fingerprint(name: str, experiment: Experiment, settings: Any) -> str:
     """What decides a cell: the settings, and the content of the files that they name."""
-    values = encode(settings)
+    values = {key: value for key, value in encode(settings).items() if key not in experiment.selects}
     texts = [text for value in values.values() for text in (value if isinstance(value, list) else [value])]
     named = {part for text in texts if isinstance(text, str) for part in text.split(",") if part}
     contents = {part: _content(Path(part)) for part in named}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,12 @@ def _timing(settings: BackbonesSettings) -> Cell:
     found: dict[str, Any] = {}
     for name, values in seconds.items():
         low, high = median_interval(values) or (min(values), max(values))
-        median = sorted(values)[len(values) // 2]
         found[name] = {
-            "seconds": values, "median_s": median, "interval_s": [low, high], "parameters_m": calls[name].parameters_m,
-        }  # fmt: skip
+            "seconds": values,
+            "median_s": statistics.median(values),
+            "interval_s": [low, high],
+            "parameters_m": calls[name].parameters_m,
+        }
     return found
 
 

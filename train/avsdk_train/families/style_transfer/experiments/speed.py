@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -70,6 +70,10 @@ class SpeedSettings:
         require(sampled == 0 or 2 <= sampled <= self.calls, "sampled_calls", sampled, "0, or 2 up to calls")
         require(min(self.rounds, self.repeats) >= 1, "rounds and repeats", (self.rounds, self.repeats), "at least 1")
 
+    def calls_at(self, size: int) -> int:
+        """The calls that run at a size."""
+        return self.sampled_calls if self.sampled_calls and size == max(self.sizes) else self.calls
+
 
 def run(report: Report, settings: SpeedSettings) -> None:
     """Time every cell, round by round, and set them beside the paper's."""
@@ -85,7 +89,7 @@ def run(report: Report, settings: SpeedSettings) -> None:
                 def compute(name: str = name, size: int = size, network: FeatureNetwork = network) -> Cell:
                     return _timed(network, two, square(photo, size), style, f"{name} {size} px", settings)
 
-                cell = report.cell(f"round-{turn}-{size}-{name}", compute)
+                cell = report.cell(f"round-{turn}-{size}-{name}-{settings.calls_at(size)}-calls", compute)
                 times.setdefault((size, name), []).append(cell)
     _write(report, settings, times, {name: _described(name, network) for name, network in networks.items()})
 
@@ -99,8 +103,7 @@ def _timed(
     settings: SpeedSettings,
 ) -> Cell:
     """One picture by version 1, between two blocks of pictures by version 2."""
-    size = photo.shape[0]
-    calls = settings.sampled_calls if settings.sampled_calls and size == max(settings.sizes) else settings.calls
+    calls = settings.calls_at(photo.shape[0])
     options = OptimiseSettings(sizes=(0,), calls=(calls,), seed=settings.seed, threads=settings.threads)
     before = _version_two_seconds(two, photo, settings.repeats)
     called: list[float] = []
@@ -180,8 +183,8 @@ def _paper(size: int, described: str) -> list[object]:
     return [one, two, f"{one / two:.0f} x"]
 
 
-_SMALL: dict[str, Any] = {"sizes": [128, 256], "sampled_calls": 20}
-
 EXPERIMENT = Experiment(
-    "speed", "Seconds for a whole picture: version 1 against version 2, beside the paper's.", SpeedSettings, run, _SMALL
-)
+    "speed", "Seconds for a whole picture: version 1 against version 2, beside the paper's.", SpeedSettings, run,
+    {"sizes": [128, 256], "sampled_calls": 20},
+    selects=("networks", "sizes", "rounds", "sampled_calls"),
+)  # fmt: skip

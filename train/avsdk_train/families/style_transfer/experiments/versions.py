@@ -73,8 +73,9 @@ def run(report: Report, settings: VersionsSettings) -> None:
     photo = resized_short_side(photograph(settings.photo), settings.size_px)
     rows: list[list[object]] = []
     pictures: list[tuple[str, Image]] = []
-    for model in settings.models:
-        name = Path(model).name
+    names = [Path(model).name for model in settings.models]
+    for i, model in enumerate(settings.models):
+        name = names[i] if names.count(names[i]) == 1 else f"{names[i]}-{i + 1}"
         style = TrainedStyle(model, settings.features)
 
         def compute(style: TrainedStyle = style, name: str = name) -> Cell:
