@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avsdk.errors import UsageError
+from avsdk.files import sha256_file
 from avsdk.media import PHOTO_SUFFIXES, check_suffix, read_image, write_image
 from avsdk_train.data import Image, resized_short_side
 from avsdk_train.experiment_report import Report
@@ -46,7 +47,7 @@ def run(report: Report, settings: CheckpointsSettings) -> None:
     rows: list[list[object]] = []
     pictures: list[tuple[str, Image]] = [("photograph", photo)]
     for label, file in checkpoint_weights(folder).items():
-        name = label.replace(" ", "-")
+        name = label.partition(",")[0].replace(" ", "-")
 
         def compute(file: Path = file, name: str = name) -> Mapping[str, Any]:
             image = painted_by(folder, file, photo)
@@ -58,7 +59,13 @@ def run(report: Report, settings: CheckpointsSettings) -> None:
         cell = report.cell(name, compute)
         pictures.append((label, read_image(report.picture_file(name))))
         rows.append([label, cell.get("content"), cell.get("style")])
-    report.text(f"One photograph at {settings.size_px} px through every checkpoint that the run keeps.")
+    _, recipe = recipe_from_file(folder / RECIPE)
+    report.text(
+        f"One photograph at {settings.size_px} px through every checkpoint that the run keeps. The run: style "
+        f"{Path(recipe.settings.style).name}, style weight {recipe.settings.style_weight:g}, {recipe.steps} steps of "
+        f"{recipe.batch_size} crops of {recipe.settings.crop_px} px, learning rate {recipe.learning_rate:g}, "
+        f"{f'starting from {_name(recipe.init)}' if recipe.init else 'from fresh weights'}."
+    )
     if targets is not None:
         report.table("Losses against the run's own targets", ("checkpoint", "content", "style"), rows)
     report.draw("sheet", labelled_sheet(pictures, columns=settings.columns))
@@ -76,7 +83,10 @@ def write_sheet(folder: Path, photo: Path, out: Path, size_px: int, columns: int
 
 
 def checkpoint_weights(folder: Path) -> dict[str, Path]:
-    """The weights of every checkpoint of a run, oldest first, then the best ones and the final ones where there are."""
+    """The weights of every checkpoint of a run, oldest first, then the best ones and the final ones where there are.
+
+    The same weights under several names stand once, as ``step 300, best, final``.
+    """
     if not is_run(folder):
         raise UsageError(f"{folder} is no training run", expected="a folder with recipe.toml and spec.json")
     files = sorted(
@@ -90,7 +100,10 @@ def checkpoint_weights(folder: Path) -> dict[str, Path]:
         raise UsageError(
             f"the run {folder} has no weights yet", expected="a checkpoint", fix="train on: avsdk train ... --resume"
         )
-    return found
+    labels: dict[str, list[str]] = {}
+    for label, file in found.items():
+        labels.setdefault(sha256_file(file), []).append(label)
+    return {", ".join(same): found[same[0]] for same in labels.values()}
 
 
 def painted_by(folder: Path, weights: Path, photo: Image) -> Image:
@@ -102,6 +115,10 @@ def painted_by(folder: Path, weights: Path, photo: Image) -> Image:
     family.load_weights(network, read_weights(weights))
     image: Image = family.apply(network.eval())(photo)
     return image
+
+
+def _name(model: str) -> str:
+    return model if model.startswith("zoo:") else Path(model).name
 
 
 def _step(weights: Path) -> int | None:
