@@ -11,9 +11,16 @@ import pytest
 import torch
 
 from avsdk.errors import UnusableInput, UsageError
-from avsdk_train.data import ImageFolder, batches, random_crop, resized_short_side, samples_of_step
+from avsdk_train.data import ImageFolder, random_crop, resized_short_side
 from avsdk_train.families.style_transfer.data import PhotoCrops, image_from_tensor, tensor_from_image
 from avsdk_train.families.style_transfer.settings import StyleSettings
+from avsdk_train.feed import Feed
+from avsdk_train.order import Order, samples_of_step
+
+
+def drawn(data: Any, order: Order, **settings: Any) -> list[Any]:
+    with Feed(data, order, **settings) as feed:
+        return list(feed)
 
 
 def test_pictures_are_found_at_any_depth_in_a_fixed_order(tiny: Any) -> None:
@@ -79,11 +86,9 @@ def test_each_epoch_is_a_new_permutation_and_batches_run_across_its_end() -> Non
 
 def test_a_step_is_the_same_whatever_came_before_it(tiny: Any) -> None:
     data = PhotoCrops(StyleSettings(crop_px=32, late_crop_px=36, late_crop_from=0.5), [tiny.data])
-    whole = list(batches(data, batch_size=3, seed=4, start=0, stop=6))
-    late = list(batches(data, batch_size=3, seed=4, start=4, stop=6))
+    whole, late, (other, *_) = (drawn(data, Order(3, seed, start, 6)) for seed, start in ((4, 0), (4, 4), (5, 0)))
     assert [batch["image"].shape[-1] for batch in whole] == [32, 32, 32, 36, 36, 36]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(whole[4:], late, strict=True))
-    other = next(iter(batches(data, batch_size=3, seed=5, start=0, stop=6)))
     assert not torch.equal(whole[0]["image"], other["image"])
 
 
@@ -95,16 +100,18 @@ def test_processes_share_the_data_out(tiny: Any) -> None:
         def fingerprint(self) -> str:
             return ""
 
+        def files(self) -> list[Path]:
+            return []
+
         def batch(self, samples: Any, progress: float) -> Any:
             return {"index": torch.tensor([sample.index for sample in samples])}
 
-    seen = [
-        index
-        for process in (0, 1)
-        for batch in batches(Indices(), batch_size=2, seed=0, start=0, stop=2, process=process, processes=2)
-        for index in batch["index"].tolist()
-    ]
-    assert sorted(seen) == list(range(8))
+    parts = [drawn(Indices(), Order(2, 0, 0, 2, process, 2)) for process in (0, 1)]
+    whole = drawn(Indices(), Order(4, 0, 0, 2))
+    for step in (0, 1):
+        both = torch.cat([part[step]["index"] for part in parts])
+        assert torch.equal(both, whole[step]["index"])
+    assert sorted(torch.cat([batch["index"] for batch in whole]).tolist()) == list(range(8))
 
 
 def test_a_crop_is_taken_at_one_to_two_crops_of_the_short_side() -> None:

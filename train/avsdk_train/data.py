@@ -1,17 +1,13 @@
-"""Folders of training files, and the order in which a run sees them: a pure function of the seed and the step.
-
-Nothing about the order is stored: a resumed run computes the same indices and the same random crops again.
-Decoded pictures are kept in memory up to a limit, never on disk.
-"""
+"""Folders of training files. Decoded pictures are kept in memory up to a limit, never on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +15,19 @@ from numpy.typing import NDArray
 from avsdk.errors import UnusableInput, UsageError
 from avsdk.headers import media_kind
 from avsdk.media import PHOTO_SUFFIXES, read_image, resized
-from avsdk_train.family import Batch, Sample, TrainingData
 
 Image = NDArray[np.uint8]
 """RGB, shape (height, width, 3)."""
 
 _SUFFIXES = frozenset(PHOTO_SUFFIXES)
 _MEMORY_BYTES = 512 << 20
+_readers = 1
+
+
+def share_memory(readers: int) -> None:
+    """Let this process keep its part of the decoded pictures only: it is one of several that read."""
+    global _readers
+    _readers = readers
 
 
 class ImageFolder:
@@ -48,6 +50,15 @@ class ImageFolder:
         """Hash of the files' relative names and sizes: another listing is another training set."""
         return self._sha256
 
+    def __getstate__(self) -> Mapping[str, Any]:
+        """For a worker process: what it reads from, without what was read."""
+        return {"files": self.files, "_sha256": self._sha256}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Begin with nothing read."""
+        self.__dict__.update(state)
+        self._kept, self._kept_bytes, self._lock = OrderedDict(), 0, threading.Lock()
+
     def read(self, index: int) -> Image:
         """One picture; the array is shared, so do not write to it."""
         with self._lock:
@@ -59,7 +70,7 @@ class ImageFolder:
             if index not in self._kept:
                 self._kept[index] = image
                 self._kept_bytes += image.nbytes
-            while self._kept_bytes > _MEMORY_BYTES and len(self._kept) > 1:
+            while self._kept_bytes > _MEMORY_BYTES // _readers and len(self._kept) > 1:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
         return image
 
@@ -82,39 +93,6 @@ def random_crop(image: Image, crop_px: int, random: np.random.Generator) -> Imag
     left = int(random.integers(0, width - crop_px, endpoint=True))
     crop = sized[top : top + crop_px, left : left + crop_px]
     return crop[:, ::-1] if random.random() < 0.5 else crop
-
-
-def samples_of_step(count: int, batch_size: int, seed: int, step: int) -> list[Sample]:
-    """Which items a step sees, and the generator for each one's augmentation.
-
-    Items are permuted anew in every epoch; batches run on across its end, so no item is dropped.
-    """
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    orders = {
-        epoch: np.random.default_rng([seed, 0, epoch]).permutation(count) for epoch in {p // count for p in positions}
-    }
-    return [
-        Sample(int(orders[position // count][position % count]), np.random.default_rng([seed, 1, position]))
-        for position in positions
-    ]
-
-
-def batches(
-    data: TrainingData, *, batch_size: int, seed: int, start: int, stop: int, process: int = 0, processes: int = 1
-) -> Iterator[Batch]:
-    """The batches of the steps ``start .. stop - 1`` for one of several processes; a thread reads two steps ahead."""
-
-    def load(step: int) -> Batch:
-        samples = samples_of_step(len(data), batch_size, seed, step * processes + process)
-        return data.batch(samples, step / stop)
-
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data") as pool:
-        ahead: list[Future[Batch]] = [pool.submit(load, step) for step in range(start, min(start + 2, stop))]
-        for step in range(start, stop):
-            batch = ahead.pop(0).result()
-            if step + 2 < stop:
-                ahead.append(pool.submit(load, step + 2))
-            yield batch
 
 
 def _pictures_beneath(folder: Path) -> list[Path]:

@@ -148,6 +148,14 @@ class Processes:
         return found
 
 
+def end_step(device: torch.device) -> None:
+    """Let PyTorch/XLA run what it has recorded of a step; elsewhere it has run already."""
+    if device.type == "xla":
+        import torch_xla
+
+        torch_xla.sync()
+
+
 def whole_tensor(value: Tensor) -> Tensor:
     """The tensor itself, or all parts of one that is shared out; then every process must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value

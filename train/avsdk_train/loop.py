@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +19,15 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from avsdk.errors import CheckpointRefused, UsageError
+from avsdk.errors import CheckpointRefused, UnusableInput, UsageError
 from avsdk.files import atomic_folder, write_atomic
 from avsdk_train.checkpoint import Best, Checkpoint, load_newest, random_state, write_best, write_checkpoint
-from avsdk_train.data import batches
-from avsdk_train.distributed import Processes
+from avsdk_train.distributed import Processes, end_step
 from avsdk_train.ema import MovingAverage
 from avsdk_train.family import Batch, Family, Loss, Losses, TrainingData
+from avsdk_train.feed import Feed
 from avsdk_train.history import History
+from avsdk_train.order import Order
 from avsdk_train.recipe import Recipe, toml_from_recipe
 from avsdk_train.record import code_state, record_from_files, versions
 from avsdk_train.run import (
@@ -109,13 +110,11 @@ def train(family: Family, recipe: Recipe, data: TrainingData, run: Path, process
     start = trainer.resume()
     losses: dict[str, float] = {}
     watch = Watch(run, recipe, start=start, is_main=processes.is_main)
-    with watch, _interrupt_flag() as interrupted:
+    order = Order(recipe.batch_size, recipe.seed, start, recipe.steps, processes.index, processes.count)
+    with watch, trainer.feed(order, watch.notice) as feed, _interrupt_flag() as interrupted:
         for notice in trainer.notices:
             watch.notice(notice)
-        drawn = batches(
-            data, batch_size=recipe.batch_size, seed=recipe.seed, start=start, stop=recipe.steps,
-            process=processes.index, processes=processes.count,
-        )  # fmt: skip
+        drawn = iter(feed)
         for step in range(start, recipe.steps):
             with watch.pace.waiting():
                 batch = next(drawn)
@@ -156,11 +155,20 @@ class _Trainer:
         self._loss: Loss = family.loss(recipe, run, processes.device)
         self._average = MovingAverage(self._inner, recipe.ema_decay) if recipe.ema_decay else None
         self._history = History([], recipe.checkpoint_every)
+        self._corrupt: dict[int, str] = {}
         self.notices = processes.notices()
 
     @property
     def _inner(self) -> nn.Module:
         return self._processes.unwrapped(self._network)
+
+    def feed(self, order: Order, notice: Callable[[str], None]) -> Feed:
+        """The batches; what of them cannot be read is known from then on, in the checkpoints too."""
+        recipe = self._recipe
+        return Feed(
+            self._data, order, workers=recipe.workers, max_corrupt=recipe.max_corrupt, corrupt=self._corrupt,
+            notice=notice,
+        )  # fmt: skip
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """The losses of a batch."""
@@ -191,6 +199,7 @@ class _Trainer:
         self._processes.end_step()
         if self._average is not None:
             self._average.update(self._inner, step)
+        end_step(self._processes.device)
 
     def resume(self) -> int:
         """Load the newest whole checkpoint into network, optimiser and random generators; its step, else 0."""
@@ -220,6 +229,8 @@ class _Trainer:
         self._processes.load_states(self._network, self._optimiser, raw, found.optimiser)
         if self._average is not None:
             self._average.load(found.weights, self._inner)
+        for corrupt in found.extra.get("corrupt", ())[self._processes.index : self._processes.index + 1]:
+            self._corrupt.update(corrupt)
         scaler = self._processes.accelerator.scaler
         if scaler is not None and extra["scaler"]:
             scaler.load_state_dict(extra["scaler"])
@@ -230,10 +241,12 @@ class _Trainer:
         raw, optimiser = self._processes.states(self._network, self._optimiser)
         averages = self._average.state() if self._average is not None else {}
         random = self._processes.gathered(random_state())
+        corrupt = self._processes.gathered(dict(self._corrupt))
         if not self._processes.is_main:
             return
         scaler = self._processes.accelerator.scaler
         extra: dict[str, Any] = {"scaler": scaler.state_dict() if scaler is not None else {}}
+        extra["corrupt"] = corrupt
         if averages:
             extra["raw"] = {name: raw[name] for name in averages}
         weights = {**raw, **averages}
@@ -268,7 +281,13 @@ class _Trainer:
             self._show(network.to(self._processes.device), watch, done)
 
     def _show(self, network: nn.Module, watch: Watch, done: int) -> None:
-        shown = self._family.preview(network, self._data)
+        try:
+            shown = self._family.preview(network, self._data)
+        except UnusableInput as error:
+            if not self._recipe.max_corrupt:
+                raise
+            watch.notice(f"no preview: {error.failed}")
+            return
         if shown is not None:
             watch.preview(done, shown)
 

@@ -30,7 +30,8 @@ from avsdk.schema import SCHEMA, check_schema, decode, encode
 SETTINGS = "settings"
 _PLACE_ONLY = frozenset({
     "checkpoint_every", "preview_every", "log_every", "threads", "device", "features", "keep", "best_by",
-    "explode_factor", "trackers", "sharding",
+    "explode_factor", "trackers", "sharding", "workers",
+    "max_corrupt",
 })  # fmt: skip
 """Keys that may change between a run and its resumption: they say where and how often, never what is computed."""
 _ADDED_LATER = frozenset({"ema_decay", "final"})
@@ -47,7 +48,8 @@ class Recipe:
     ``best_by`` names the loss whose mean between two checkpoints decides which of them is kept as the best;
     ``final`` says whether the last weights or the best ones ship, ``keep`` whether all checkpoints stay or the last
     two. A loss beyond ``explode_factor`` times the median of those before ends the run (0: never). With ``sharding`` at
-    ``full`` several processes share the weights and the optimiser's state out. ``trackers`` takes ``mlflow``.
+    ``full`` several processes share the weights and the optimiser's state out. ``trackers`` takes ``mlflow``. The data is
+    read by ``workers`` processes, or by a thread; up to ``max_corrupt`` unreadable items are named and replaced by others.
     """
 
     family: str
@@ -74,6 +76,8 @@ class Recipe:
     explode_factor: float = 1000.0
     sharding: Literal["none", "full"] = "none"
     trackers: tuple[Literal["mlflow"], ...] = ()
+    workers: int = 0
+    max_corrupt: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can run with."""
@@ -88,6 +92,8 @@ class Recipe:
             self.explode_factor == 0 or self.explode_factor > 1, "explode_factor", self.explode_factor,
             "0 (never) or more than 1",
         )  # fmt: skip
+        require(self.workers >= 0, "workers", self.workers, "0 (a thread) or more")
+        require(self.max_corrupt >= 0, "max_corrupt", self.max_corrupt, "0 or more")
         require(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 (no clipping) or more")
 
     def learning_rate_at(self, step: int) -> float:
