@@ -1,10 +1,9 @@
-"""Several processes, for real: two of them on this machine, over gloo, against one with the doubled batch."""
+"""Several processes: what two with batch b do is what one with batch 2 b does, resumed and stopped together."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import socket
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,131 +12,75 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.train import tiny_family
 
-from avsdk.errors import AvsdkError, UsageError
+from avsdk.errors import UsageError
 from avsdk_train import commands
-from avsdk_train.distributed import Processes
 from avsdk_train.run import read_run_file
 from avsdk_train.watch import read_log
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-CHANGES = {"steps": 4, "warmup_batches": 1, "preview_every": 4, "style_weight": 100, "ema_decay": 0.5}
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 8
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for index in range(5):
+        (folder / f"{index}.txt").write_text(str(index))
+    return folder
 
 
-def two_processes(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``torchrun`` on the loopback device, which is all that a namespace without a network has."""
-    launch = ["--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "avsdk", *arguments, "--json"],
-        env={**environment, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-        capture_output=True, text=True, check=False, timeout=240,
+def words(data: Path, out: Path, *more: str, **settings: object) -> list[str]:
+    chosen = {"steps": STEPS, "ema_decay": 0.9, **settings}
+    sets = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
+    return ["train", "tiny", "--data", str(data), "--out", str(out), *sets, *more]
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One process, two, and two that share the weights out; those of two were interrupted in one process, once."""
+    assert tiny_family.TinyFamily.name == "tiny"
+    folder = tmp_path_factory.mktemp("runs")
+    names = {"one": {"batch_size": 4}, "two": {}, "shared": {"sharding": "full"}}
+    trainings: list[dict[str, Any]] = [{"processes": 1, "words": words(data, folder / "one", **names["one"])}]
+    for name in ("two", "shared"):
+        begun = words(data, folder / name, **names[name])
+        trainings.append({"processes": 2, "words": begun, "interrupt": [1, 2]})
+        trainings.append({"processes": 2, "words": ["train", "tiny", "--out", str(folder / name), "--resume"]})
+    trainings.append({"processes": 1, "words": words(data, folder / "lone", sharding="full")})
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.forked", json.dumps(trainings)],
+        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, timeout=250,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert codes == [[0], [130, 130], [0, 0], [130, 130], [0, 0], [2]], done.stderr[-3000:]
+    assert "sharding=full with 1 process on cpu" in done.stderr
+    assert done.stderr.count("resuming after step 3 of 8") == 2  # one process speaks
+    return {name: folder / name for name in names}
 
 
-def trained_by_two(tiny: Any, environment: dict[str, str], out: Path, **changes: object) -> dict[str, Any]:
-    done = two_processes(environment, *tiny.arguments(out, **{**CHANGES, "batch_size": 2, **changes}))
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)  # one document: only the first process prints
-    return answer
+@pytest.mark.parametrize("name", ["two", "shared"])
+def test_two_processes_equal_one_with_twice_the_batch(runs: dict[str, Path], name: str) -> None:
+    alone, together = (read_log(runs[run] / "metrics.jsonl") for run in ("one", name))
+    assert [line["step"] for line in together] == list(range(1, STEPS + 1))
+    for one, two in zip(alone, together, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    first, second = (load_file(runs[run] / "weights.safetensors") for run in ("one", name))
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def by_two(tiny: Any, tmp_path_factory: pytest.TempPathFactory, child_environment: dict[str, str]) -> Path:
-    out = tmp_path_factory.mktemp("two") / "run"
-    answer = trained_by_two(tiny, child_environment, out)
-    assert (answer["finished"], answer["step"]) == (True, 4)
-    return out
+@pytest.mark.parametrize("name", ["two", "shared"])
+def test_a_checkpoint_is_whole_whoever_wrote_it(runs: dict[str, Path], name: str) -> None:
+    newest = runs[name] / "checkpoints" / f"step-{STEPS:08d}"
+    state = load_file(newest / "weights.safetensors")
+    assert {key: tuple(value.shape) for key, value in state.items()} == {
+        key: tuple(value.shape) for key, value in tiny_family.TinyFamily().network("base").state_dict().items()
+    }
+    assert read_run_file(runs[name]).processes == 2
 
 
-@pytest.fixture(scope="module")
-def by_one(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(True)
-    out = tmp_path_factory.mktemp("one") / "run"
-    commands.train_new("style_transfer", [tiny.data], out, "", "", tiny.settings(**{**CHANGES, "batch_size": 4}))
-    return out
-
-
-def assert_close(one: Path, two: Path) -> None:
-    first, second = read_log(one / "metrics.jsonl"), read_log(two / "metrics.jsonl")
-    assert [line["step"] for line in first] == [line["step"] for line in second] == [1, 2, 3, 4]
-    for a, b in zip(first, second, strict=True):
-        assert a == pytest.approx(b, rel=1e-3)
-    weights, others = (load_file(run / "weights.safetensors") for run in (one, two))
-    assert all(value.shape == others[name].shape for name, value in weights.items())
-    # Not by element: Adam's first steps follow the sign of the tiniest gradient.
-    whole, other = (torch.cat([state[name].flatten() for name in weights]) for state in (weights, others))
-    assert torch.linalg.vector_norm(whole - other) < 1e-3 * torch.linalg.vector_norm(whole)
-
-
-def test_two_processes_train_as_one_with_the_doubled_batch(by_one: Path, by_two: Path) -> None:
-    assert_close(by_one, by_two)
-    assert read_run_file(by_two).processes == 2
-    assert len(list((by_two / "previews").iterdir())) == 1
-
-
-def test_two_processes_go_on_exactly_where_they_were(
-    tiny: Any, tmp_path: Path, by_two: Path, child_environment: dict[str, str]
-) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(by_two, out)
-    shutil.rmtree(out / "checkpoints" / "step-00000004")
-    (out / "weights.safetensors").unlink()
-    done = two_processes(child_environment, "train", "style_transfer", "--out", str(out), "--resume")
-    assert done.returncode == 0, done.stderr
-    assert "resuming after step 2 of 4" in done.stderr
-    assert read_log(out / "metrics.jsonl") == read_log(by_two / "metrics.jsonl")
-    first, second = (load_file(run / "weights.safetensors") for run in (by_two, out))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_another_number_of_processes_does_not_go_on(by_two: Path) -> None:
-    with pytest.raises(UsageError, match=r"begun by 2 processes, and goes on with 1(.|\n)*--set init="):
-        commands.train_on("style_transfer", [], by_two, "", "", [])
-
-
-def test_weights_shared_out_among_processes_train_the_same_and_go_on(
-    tiny: Any, tmp_path: Path, by_one: Path, child_environment: dict[str, str]
-) -> None:
-    out = tmp_path / "run"
-    trained_by_two(tiny, child_environment, out, sharding="full")
-    assert_close(by_one, out)
-    before = load_file(out / "weights.safetensors")
-    shutil.rmtree(out / "checkpoints" / "step-00000004")
-    (out / "weights.safetensors").unlink()
-    done = two_processes(child_environment, "train", "style_transfer", "--out", str(out), "--resume")
-    assert done.returncode == 0, done.stderr
-    after = load_file(out / "weights.safetensors")
-    for name, value in before.items():
-        torch.testing.assert_close(value, after[name], atol=1e-6, rtol=0)
-
-
-def test_what_the_first_process_refuses_ends_the_others_too(
-    tiny: Any, tmp_path: Path, child_environment: dict[str, str]
-) -> None:
-    (tmp_path / "mine.txt").write_text("keep")
-    done = two_processes(child_environment, *tiny.arguments(tmp_path))
-    assert done.returncode != 0
-    assert "is there already" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_one_process_shares_nothing_out(tiny: Any, tmp_path: Path) -> None:
-    settings = tiny.settings(sharding="full")
-    with pytest.raises(UsageError, match=r"sharding=full with 1 process(.|\n)*torchrun --nproc_per_node 2"):
-        commands.train_new("style_transfer", [tiny.data], tmp_path / "run", "", "", settings)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_fsdp_of_the_launcher_is_refused_in_favour_of_ours(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    _, recipe = commands._recipe_of("style_transfer", "", "", tiny.settings())
-    with pytest.raises(AvsdkError, match=r"its own FSDP(.|\n)*--set sharding=full"):
-        Processes(recipe)
+def test_a_run_goes_on_in_as_many_processes_as_it_began(runs: dict[str, Path], fresh_accelerate: None) -> None:
+    with pytest.raises(UsageError, match=r"begun by 2 processes, and goes on with 1"):
+        commands.train_on("tiny", [], runs["two"], "", "", [])

@@ -261,6 +261,8 @@ def test_the_answer_and_the_lines_tell_the_pace(tiny: Any, tmp_path: Path, capsy
     assert answer["pace"]["samples_per_s"] > 0
     assert 0 <= answer["pace"]["waiting_for_data"] <= 1
     assert re.search(r"samples/s, \d+% of it waiting for data", capsys.readouterr().err)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"samples_per_s", "waiting_for_data"} <= set(line)
     assert "samples_per_s" not in read_log(tmp_path / "run" / "metrics.jsonl")[0], "logs of equal runs are equal"
 
 

@@ -26,6 +26,7 @@ from avsdk_train.run import METRICS, PREVIEWS
 from avsdk_train.trackers import Tracker, open_trackers
 
 _LINE_EVERY_S = 15.0
+_PACE = frozenset({"samples_per_s", "waiting_for_data"})
 
 
 class Watch:
@@ -53,9 +54,9 @@ class Watch:
         self.pace = Pace()
         if not self._is_main:
             return self
+        self._trackers = open_trackers(self._run, self._recipe, self._start)
         _cut_log(self._run / METRICS, self._start)
         self._log = (self._run / METRICS).open("a", encoding="utf-8")
-        self._trackers = open_trackers(self._run, self._recipe, self._start)
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -78,14 +79,15 @@ class Watch:
                 self._log.close()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the losses of one step (1 for the first). How fast it goes is shown, but not logged: logs compare."""
+        """Log the losses of one step (1 for the first), and how fast it goes."""
         if self._log is None:
             return
+        logged = {**values, **self.pace.numbers()}
         with typed_write_errors(self._run / METRICS):
-            self._log.write(json.dumps({"step": step, **values}) + "\n")
+            self._log.write(json.dumps({"step": step, **logged}) + "\n")
             self._log.flush()
         for tracker in self._trackers:
-            tracker.scalars(step, {**values, **self.pace.numbers()})
+            tracker.scalars(step, logged)
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "learning_rate")
         text = f"{text}  {self.pace.text()}"
         if self._progress is not None:
@@ -155,7 +157,12 @@ class Pace:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``; a last one cut short by a kill is left out."""
+    """The lines of ``metrics.jsonl``, without how fast it went, so that the logs of equal trainings are equal."""
+    return [{key: value for key, value in line.items() if key not in _PACE} for line in _read_lines(path)]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """A last line that was cut short by a kill is left out."""
     lines: list[dict[str, Any]] = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -167,5 +174,5 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _cut_log(path: Path, start: int) -> None:
     if path.is_file():
-        kept = [line for line in read_log(path) if line["step"] <= start]
+        kept = [line for line in _read_lines(path) if line["step"] <= start]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
