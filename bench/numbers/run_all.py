@@ -12,8 +12,10 @@ from typing import Annotated
 
 import baseline
 import exports
+import kills
 import latency
 import startup
+import training
 import typer
 import video_memory
 from figures import MODEL, Section, avsdk_command, run_timed
@@ -31,7 +33,8 @@ def main(
     model: Annotated[str, typer.Option(help="The model that is exported.")] = MODEL,
     budget_s: Annotated[float, typer.Option(help="Seconds for the latency bench.")] = 120.0,
     only: Annotated[
-        list[str] | None, typer.Option(help="latency, baseline, start, video or export; may be repeated.")
+        list[str] | None,
+        typer.Option(help="latency, baseline, start, video, export, training or kills; may be repeated."),
     ] = None,
 ) -> None:
     """Measure, and write the page."""
@@ -43,6 +46,8 @@ def main(
             "start": lambda: startup.measured(work),
             "video": lambda: video_memory.measured(_bundle(model, work), work),
             "export": lambda: exports.measured(model, work),
+            "training": lambda: training.measured(work / "training"),
+            "kills": lambda: kills.measured(work / "kills"),
         }
         unknown = [name for name in only or () if name not in parts]
         if unknown:

@@ -96,9 +96,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
-            for file in sorted(temporary.rglob("*")):
-                if file.is_file():
-                    _flush(file)
+            # The files first, then the folders that name them, and only then the name under which all are found.
+            beneath = sorted(temporary.rglob("*"), key=lambda found: found.is_dir())
+            for found in (*beneath, temporary):
+                if found.is_file() or (found.is_dir() and not found.is_symlink()):
+                    _flush(found)
             _replace_folder(temporary, path)
             _flush(path.parent)
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from avsdk.bundle import open_bundle
 from avsdk.errors import AvsdkError
@@ -101,3 +104,35 @@ def test_a_direct_cell_is_measured_beside_the_session(  # type: ignore[no-untype
     assert [row.status for row in report.rows] == ["measured", "measured"]
     assert report.rows[0].input == report.rows[1].input
     assert [(item.row, item.reference) for item in report.comparisons] == [(1, 0)]
+
+
+def test_a_training_is_timed_beside_the_bare_step(script: Any, tmp_path: Path) -> None:
+    from accelerate.state import AcceleratorState
+
+    threads = torch.get_num_threads()
+    section = script("training").measured(tmp_path, small=True)
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(threads)
+    assert [item.what for item in section.figures][:2] == ["a step by the loop", "a bare PyTorch step"]
+    assert section.figures[2].goal == "at least 0.9"
+
+
+@pytest.mark.parametrize(
+    ("share", "word"),
+    [(Interval(0.95, 0.91, 0.99), "met"), (Interval(0.92, 0.85, 0.99), "not decided"), (None, "missed")],
+)
+def test_a_share_is_judged_by_its_whole_interval(script: Any, share: Interval | None, word: str) -> None:
+    assert word in script("training")._judged(share)
+
+
+def test_ten_kills_lose_nothing(project_root: Path, tmp_path: Path) -> None:
+    memory = Path("/dev/shm")  # flushing hundreds of files to a disk is what takes the time, and no kill needs it
+    place = str(memory if os.access(memory, os.W_OK) else tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(project_root / "bench" / "numbers" / "kills.py"), "--kills", "10", "--json"],
+        capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": place},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    tally = json.loads(done.stdout)
+    assert (tally["kills"], tally["damaged"], tally["different"]) == (10, 0, 0)
+    assert tally["finished"] >= 1

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +146,55 @@ def test_state_that_json_cannot_hold_is_a_bug_said_aloud(tmp_path: Path) -> None
     broken = Checkpoint(1, "", {}, {"state": object()}, {})
     with pytest.raises(TypeError, match=r"state.optimiser.state is a object"):
         write_checkpoint(tmp_path, broken)
+
+
+def test_what_is_named_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushed(number: int) -> None:
+        done.append("flush " + os.path.realpath(f"/proc/self/fd/{number}").rpartition("/")[2].rpartition(".")[0])
+        fsync(number)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(f"rename {Path(target).name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_checkpoint(tmp_path, checkpoint_at(1))
+    place = done.index("rename step-00000001")
+    before = done[:place]
+    assert set(before[-4:-1]) == {"flush optimiser", "flush state", "flush weights"}
+    assert before[-1] == "flush .step-00000001", "the folder that names them, last"
+    assert done[place + 1].startswith("flush"), "the folder above"
+    assert done.index("rename latest") > place + 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk that holds two checkpoints of ``checkpoint_of_kb(40)``, and not three."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"this user cannot mount a small disk: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def checkpoint_of_kb(step: int, size_kb: int) -> Checkpoint:
+    weights = {"w": torch.full((size_kb * 256,), float(step))}
+    return Checkpoint(step, "recipe", weights, {"state": {}, "param_groups": []}, {})
+
+
+def test_a_disk_that_is_really_full_leaves_the_old_checkpoint(small_disk: Path) -> None:
+    write_checkpoint(small_disk, checkpoint_of_kb(1, 40))
+    with pytest.raises(DiskFull, match=r"no space left(.|\n)*free some space"):
+        write_checkpoint(small_disk, checkpoint_of_kb(2, 400))
+    assert names(small_disk) == ["latest", "step-00000001"]
+    found = load_newest(small_disk, pytest.fail)
+    assert found is not None
+    assert found.weights["w"].unique().tolist() == [1.0]
+    write_checkpoint(small_disk, checkpoint_of_kb(3, 40))  # once there is room, it goes on
+    assert names(small_disk) == ["latest", "step-00000001", "step-00000003"]

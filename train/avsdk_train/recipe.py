@@ -48,8 +48,9 @@ class Recipe:
     ``best_by`` names the loss whose mean between two checkpoints decides which of them is kept as the best;
     ``final`` says whether the last weights or the best ones ship, ``keep`` whether all checkpoints stay or the last
     two. A loss beyond ``explode_factor`` times the median of those before ends the run (0: never). With ``sharding`` at
-    ``full`` several processes share the weights and the optimiser's state out. ``trackers`` takes ``mlflow``. ``workers``
-    processes read the data (0: a thread); up to ``max_corrupt`` unreadable items are named and replaced by others.
+    ``full`` several processes share the weights and the optimiser's state out. ``trackers`` takes ``mlflow``.
+    ``workers`` processes read the data (0: a thread); up to ``max_corrupt`` unreadable items are named and replaced by
+    others.
     """
 
     family: str
