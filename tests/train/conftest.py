@@ -15,7 +15,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
+from tests.train import tiny_family
 
+from avsdk_train import family
 from avsdk_train.families.style_transfer.features import NormalisedVgg19
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +70,12 @@ def fresh_accelerate() -> Iterator[None]:
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def tiny_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family ``tiny``, for this test alone."""
+    monkeypatch.setitem(family._BUILT_IN, "tiny", tiny_family.PATH)
 
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]

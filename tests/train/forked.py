@@ -68,7 +68,7 @@ def interrupt_at(step: int) -> None:
 
 
 if __name__ == "__main__":
-    assert tiny_family.TinyFamily.name == "tiny"
+    tiny_family.register()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.root_app()
     sys.stdout.write(json.dumps([codes_of(training) for training in json.loads(sys.argv[1])]) + "\n")

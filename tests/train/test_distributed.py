@@ -40,7 +40,6 @@ def words(data: Path, out: Path, *more: str, **settings: object) -> list[str]:
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One process, two, and two that share the weights out; those of two were interrupted in one process, once."""
-    assert tiny_family.TinyFamily.name == "tiny"
     folder = tmp_path_factory.mktemp("runs")
     names = {"one": {"batch_size": 4}, "two": {}, "shared": {"sharding": "full"}}
     trainings: list[dict[str, Any]] = [{"processes": 1, "words": words(data, folder / "one", **names["one"])}]
@@ -81,6 +80,7 @@ def test_a_checkpoint_is_whole_whoever_wrote_it(runs: dict[str, Path], name: str
     assert read_run_file(runs[name]).processes == 2
 
 
-def test_a_run_goes_on_in_as_many_processes_as_it_began(runs: dict[str, Path], fresh_accelerate: None) -> None:
+@pytest.mark.usefixtures("fresh_accelerate", "tiny_registered")
+def test_a_run_goes_on_in_as_many_processes_as_it_began(runs: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=r"begun by 2 processes, and goes on with 1"):
         commands.train_on("tiny", [], runs["two"], "", "", [])

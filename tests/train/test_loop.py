@@ -22,8 +22,7 @@ from avsdk_train.record import record_from_files
 from avsdk_train.run import read_run_file, weights_file
 from avsdk_train.watch import read_log
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-assert tiny_family.TinyFamily.name == "tiny"
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "tiny_registered")
 
 
 @pytest.fixture

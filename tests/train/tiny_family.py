@@ -110,9 +110,16 @@ class TinyFamily(Family):
         return network
 
 
-families._BUILT_IN["tiny"] = "tests.train.tiny_family:TinyFamily"
+PATH = "tests.train.tiny_family:TinyFamily"
+
+
+def register() -> None:
+    """Make it a family of this process; tests, which share theirs with others, use the fixture ``tiny_registered``."""
+    families._BUILT_IN["tiny"] = PATH
+
 
 if __name__ == "__main__":
     from avsdk.cli import main
 
+    register()
     main()
