@@ -55,7 +55,7 @@ def run(report: Report, settings: BackbonesSettings) -> None:
     report.text(_HOW.format(s=settings))
     fastest = min(cell["median_s"] for cell in timed.values())
     rows: list[list[object]] = []
-    for name, cell in timed.items():
+    for name, cell in sorted(timed.items(), key=lambda item: float(item[1]["median_s"])):
         low, high = cell["interval_s"]
         rows.append(
             [name, cell["parameters_m"], cell["median_s"], f"{low:.4g} .. {high:.4g}", cell["median_s"] / fastest]
@@ -80,6 +80,9 @@ def _pictures(report: Report, settings: BackbonesSettings, files: list[str]) -> 
         pictures.append((label, read_image(report.picture_file(f"picture-{i}"))))
         for notice in studio.notices:
             report.text(f"Note: {notice}.")
+    report.text(
+        "Each file of trained weights paints one picture: `--set features=alexnet.safetensors,vgg19.safetensors`."
+    )
     columns = ("weights", "network", "loss at first", f"best of {settings.calls} calls", "seconds")
     report.table(f"Pictures with the weights at hand, {settings.size_px} px", columns, rows)
     report.draw("sheet", labelled_sheet(pictures, columns=2))
