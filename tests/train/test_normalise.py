@@ -48,9 +48,12 @@ def test_mean_activation_is_one_and_maps_keep_all_but_their_scale(name: str, poo
             after[layer] * scale, before[layer], rtol=1e-3, atol=1e-4 * float(before[layer].std())
         )
     assert set(scales) == {layer for layer in names if layer.startswith("conv")}
-    for layer in (name for name in names if name.startswith("relu")):
-        maps = [network.maps_of(image, (layer,))[layer] for image in images]
-        positions = torch.cat([x.flatten(2) for x in maps], dim=2)  # over images and positions, not a mean of means
+    relus = [name for name in names if name.startswith("relu")]
+    maps = [network.maps_of(image, relus) for image in images]
+    for layer in relus:
+        positions = torch.cat(
+            [found[layer].flatten(2) for found in maps], dim=2
+        )  # over images and positions, not a mean of means
         means = positions.mean(dim=(0, 2))
         scale = scales[layer.replace("relu", "conv")]
         responds = scale > 1.001e-3 * scale.mean()
