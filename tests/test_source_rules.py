@@ -40,6 +40,7 @@ ALLOWED = (
     ("sdk/avsdk/ops/text.py", "tokenizers"),
     ("sdk/avsdk/index.py", "usearch"),
     ("sdk/*", ""),
+    ("train/avsdk_train/distributed.py", "torch accelerate torch_xla"),
     ("train/*", "torch accelerate safetensors librosa cv2 typer tensorboard matplotlib sklearn rich"),
     ("export/avsdk_export/check.py", "onnx"),
     ("export/*", "torch onnx onnxscript safetensors sklearn typer"),
