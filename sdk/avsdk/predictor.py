@@ -30,13 +30,17 @@ Progress = Callable[[str, Optional[int]], AbstractContextManager[Callable[[int],
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one input file. ``latency_ms`` holds the mean per item (picture, frame, sample) of each stage."""
+    """What became of one input file. ``latency_ms`` holds the mean per item (picture, frame, sample) of each stage.
+
+    ``extra``: what a predictor found beside the answer, by name, as JSON values.
+    """
 
     source: Path
     outputs: tuple[Path, ...]
     latency_ms: Mapping[str, float]
     items: int = 1
     notices: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -89,6 +93,7 @@ class Predictor(ABC):
         self.rebuild = "avsdk export MODEL --target T"
         self.watch = Stopwatch()
         self.notices: list[str] = []
+        self.extra: dict[str, Any] = {}
 
     @abstractmethod
     def __call__(self, media: Any) -> Any:
@@ -111,8 +116,11 @@ class Predictor(ABC):
         """
         self.watch = Stopwatch()
         self.notices = []
+        self.extra = {}
         items = self._run_file(source, out, progress)
-        return FileResult(source, (out,), self.watch.mean_ms(items), items, tuple(dict.fromkeys(self.notices)))
+        return FileResult(
+            source, (out,), self.watch.mean_ms(items), items, tuple(dict.fromkeys(self.notices)), self.extra
+        )
 
     @abstractmethod
     def _run_file(self, source: Path, out: Path, progress: Progress | None) -> int:

@@ -46,7 +46,7 @@ class RunReport:
             "latency_ms": self.latency_ms(),
             "files": [
                 {"input": str(item.source), "outputs": [str(path) for path in item.outputs], "items": item.items,
-                 "latency_ms": dict(item.latency_ms), "notices": list(item.notices)}
+                 "latency_ms": dict(item.latency_ms), "notices": list(item.notices), **item.extra}
                 for item in self.results
             ],
             "failed": [{"input": str(item.source), **item.error.to_json()} for item in self.failures],

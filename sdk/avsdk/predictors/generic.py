@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,11 +11,13 @@ import numpy as np
 
 from avsdk import media
 from avsdk.arrays import read_arrays
-from avsdk.errors import BundleRefused, SizeNotBuilt, UnusableInput
+from avsdk.bands import BandedGraph
+from avsdk.errors import BundleRefused, SizeNotBuilt, UnusableInput, UsageError
 from avsdk.ops import Trace, asset_files, image_pipelines
 from avsdk.ops.video import repeated_to
 from avsdk.predictor import Predictor, Progress
 from avsdk.predictors.answers import answer_suffixes, write_answer, write_arrays
+from avsdk.schema import encode
 from avsdk.session import Array, LoadedGraph
 from avsdk.spec import AxisRange, ModelSpec
 
@@ -67,6 +69,7 @@ class ImagePredictor(Predictor):
     known_settings = {
         "fit": "'refuse' (default) or 'resize': scale a picture of another size to the nearest built one, and back",
         "batch": "frames of a video that run at once; the default keeps a batch at about a million pixels",
+        "max_memory_mb": "the peak of memory; what does not fit whole runs in bands (default: no limit)",
         "max_megapixels": "the largest picture that is decoded (default 64)",
     }
     suffixes: ClassVar[tuple[str, ...]] = (*media.PHOTO_SUFFIXES, ".gif")
@@ -90,6 +93,8 @@ class ImagePredictor(Predictor):
         self._tensor_sizes: dict[tuple[int, int], tuple[int, int]] = {}
         self._resizes = self.chosen_setting("fit", ("refuse", "resize")) == "resize"
         self._batch = self.whole_setting("batch", 0, least=0)
+        self._limit_mb = self.whole_setting("max_memory_mb", 0, least=0)
+        self._banded = self._banded_graph() if self._limit_mb else None
         self._max_pixels = self.whole_setting("max_megapixels", media.MAX_PIXELS // 1_000_000) * 1_000_000
 
     def __call__(self, media: Any) -> Any:
@@ -141,12 +146,40 @@ class ImagePredictor(Predictor):
     # -- batches -------------------------------------------------------------------------------------------------------
 
     def _inferred(self, tensor: Array) -> dict[str, Array]:
-        """Run all of ``tensor``'s batch, in the batches that the artifact takes."""
+        """Run all of ``tensor``'s batch, in the batches that the artifact takes and the limit of memory admits."""
         count = self._batch_for(tensor)
+        if self._banded is not None:
+            height, width = tensor.shape[self._sides]
+            plan = self._banded.plan(height, width, self._limit_mb, admits=self._in_range(height, width))
+            self.extra["memory"] = encode(plan)
+            self.notices.append(plan.notice())
+            if plan.way != "whole":
+                timed = partial(self.watch.stage, "infer")
+                answers = [self._banded.run(one[np.newaxis], plan, timed) for one in tensor]
+                return {self._graph.outputs[0].name: np.concatenate(answers)}
+            count = min(count, plan.frames)
         parts = [self._inferred_at(tensor[start : start + count], count) for start in range(0, len(tensor), count)]
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _banded_graph(self) -> BandedGraph:
+        """The graph in bands. Raises ``UsageError`` for a bundle that has no stages."""
+        stages, artifact = self._loaded.stages, self._loaded.artifacts[0]
+        if stages is None:
+            raise UsageError(
+                f"this bundle for {artifact.engine}:{artifact.device} does not say what a picture takes in memory",
+                expected="a bundle for onnxruntime or openvino on a CPU, in fp32 or bf16, of a network that is made of "
+                "convolutions and instance norms",
+                fix="run without --max-memory-mb, or export the model again for such a target",
+            )
+        return BandedGraph(self._loaded.root, stages, artifact, self._loaded.threads)
+
+    def executed(self) -> list[dict[str, str]]:
+        """Per session, and for the stages that ran in bands together."""
+        if self._banded is None or not self._banded.executed:
+            return super().executed()
+        return [self._banded.describe(), *(super().executed() if self._loaded.is_open else [])]
 
     def _inferred_at(self, tensor: Array, count: int) -> dict[str, Array]:
         fixed = isinstance(self._input.shape[0], int) or bool(self._loaded.built_sizes)
@@ -211,7 +244,15 @@ class ImagePredictor(Predictor):
         size = self._tensor_size(height, width)
         if self._fixed_sizes():
             return size in self._fixed_sizes()
-        return all(axis.admits(length) for axis, length in zip(self._ranges(), size))
+        if self._banded is not None:  # no picture is too large for bands
+            return all(
+                axis.min <= length and length % axis.multiple_of == 0 for axis, length in zip(self._ranges(), size)
+            )
+        return self._in_range(*size)
+
+    def _in_range(self, height: int, width: int) -> bool:
+        """Whether the graph's axes admit the size."""
+        return all(axis.admits(length) for axis, length in zip(self._ranges(), (height, width)))
 
     def _ranges(self) -> tuple[AxisRange, AxisRange]:
         """What the graph takes as height and as width."""
