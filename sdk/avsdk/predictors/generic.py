@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,10 +64,19 @@ class TensorPredictor(Predictor):
         return {tensor: np.asarray(given[key]) for tensor, key in wanted.items() if key in given}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A picture or frames on the way through a graph: as they came, as its input, and what preprocessing noted."""
+
+    picture: Array
+    tensor: Array
+    trace: Trace
+
+
 class ImagePredictor(Predictor):
     """A picture in; a picture out where the postprocessing ends in one, else labels as JSON or an .npz of tensors."""
 
-    known_settings = {
+    known_settings: ClassVar[Mapping[str, str]] = {
         "fit": "'refuse' (default) or 'resize': scale a picture of another size to the nearest built one, and back",
         "batch": "frames of a video that run at once; the default keeps a batch at about a million pixels",
         "max_memory_mb": "the peak of memory; what does not fit whole runs in bands (default: no limit)",
@@ -103,16 +113,22 @@ class ImagePredictor(Predictor):
         The path of a picture is read first. Raises ``SizeNotBuilt`` for a size that the graph does not take, unless the
         setting ``fit`` is ``resize``, and ``UnusableInput`` for anything else than a picture.
         """
-        picture = self._picture(media)
+        given = self._prepared(self._picture(media))
+        return self._finished(given, self._inferred(given.tensor))
+
+    def _prepared(self, picture: Array) -> Prepared:
+        """The picture or frames as the graph takes them."""
         shown, trace = self._fitted(picture), Trace()
         with self.watch.stage("preprocess"):
-            tensor = self._before(shown, trace)
-        outputs = self._inferred(tensor)
+            return Prepared(picture, self._before(shown, trace), trace)
+
+    def _finished(self, given: Prepared, outputs: dict[str, Array]) -> Any:
+        """The answer that the graph's outputs stand for."""
         if not self.spec.postprocess:
             return outputs
         with self.watch.stage("postprocess"):
-            answer = self._after(outputs[self._graph.outputs[0].name], trace)
-            return self._unfitted(answer, picture)
+            answer = self._after(outputs[self._graph.outputs[0].name], given.trace)
+            return self._unfitted(answer, given.picture)
 
     def accepts(self, media: Array) -> bool:
         """Whether a picture of this size runs without being resized."""
@@ -147,7 +163,7 @@ class ImagePredictor(Predictor):
 
     def _inferred(self, tensor: Array) -> dict[str, Array]:
         """Run all of ``tensor``'s batch, in the batches that the artifact takes and the limit of memory admits."""
-        count = self._batch_for(tensor)
+        frames = len(tensor)
         if self._banded is not None:
             height, width = tensor.shape[self._sides]
             plan = self._banded.plan(height, width, self._limit_mb, admits=self._in_range(height, width))
@@ -157,7 +173,8 @@ class ImagePredictor(Predictor):
                 timed = partial(self.watch.stage, "infer")
                 answers = [self._banded.run(one[np.newaxis], plan, timed) for one in tensor]
                 return {self._graph.outputs[0].name: np.concatenate(answers)}
-            count = min(count, plan.frames)
+            frames = plan.frames
+        count = min(self._batch_for(tensor), frames)
         parts = [self._inferred_at(tensor[start : start + count], count) for start in range(0, len(tensor), count)]
         if len(parts) == 1:
             return parts[0]
