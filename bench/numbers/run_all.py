@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import baseline
+import big_photo
 import exports
 import latency
 import startup
 import typer
+import video
 import video_memory
 from figures import MODEL, Section, avsdk_command, run_timed
 
@@ -31,7 +33,8 @@ def main(
     model: Annotated[str, typer.Option(help="The model that is exported.")] = MODEL,
     budget_s: Annotated[float, typer.Option(help="Seconds for the latency bench.")] = 120.0,
     only: Annotated[
-        list[str] | None, typer.Option(help="latency, baseline, start, video or export; may be repeated.")
+        list[str] | None,
+        typer.Option(help="latency, baseline, start, video, pipeline, photo or export; may be repeated."),
     ] = None,
 ) -> None:
     """Measure, and write the page."""
@@ -42,6 +45,8 @@ def main(
             "baseline": lambda: baseline.measured(model, work, budget_s),
             "start": lambda: startup.measured(work),
             "video": lambda: video_memory.measured(_bundle(model, work), work),
+            "pipeline": lambda: video.measured(_bundle(model, work), work),
+            "photo": lambda: big_photo.measured(_bundle(model, work), work),
             "export": lambda: exports.measured(model, work),
         }
         unknown = [name for name in only or () if name not in parts]

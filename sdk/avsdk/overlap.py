@@ -14,8 +14,8 @@ from typing import Generic, Optional, TypeVar
 
 Item = TypeVar("Item")
 
-DEPTH = 2
-"""Items that may wait on either side: one at hand and one to come."""
+DEPTH = 1
+"""Items that may wait on either side, beside the one at hand."""
 _LOOK_S = 0.05
 
 

@@ -52,7 +52,10 @@ def silent(description: str, total: int | None) -> Iterator[Callable[[int], None
 
 @dataclass
 class Stopwatch:
-    """Adds up the time of each stage, around it and never inside a session."""
+    """Adds up the time of each stage, around it and never inside a session.
+
+    Stages may run at the same time, each in one thread: their times then add up to more than what passed.
+    """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
@@ -63,7 +66,7 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def mean_ms(self, items: int) -> dict[str, float]:
         """Milliseconds per item of every stage."""

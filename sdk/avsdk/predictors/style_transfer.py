@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from avsdk.overlap import done_behind, drawn_ahead
 from avsdk.predictor import Progress, silent
 from avsdk.predictors.generic import ImagePredictor, Prepared
 from avsdk.session import Array
+
+_NOTHING = np.empty(0)
 
 
 class StyleTransferPredictor(ImagePredictor):
@@ -74,11 +77,15 @@ class StyleTransferPredictor(ImagePredictor):
         steadier = None if self._temporal is None else Steadier(self._temporal)
         with media.video_writer(out, info["fps"], height, width) as writer:
             if (writer.height, writer.width) != (height, width):
-                self.notices.append(f"cut to {writer.width}x{writer.height}: the codec needs even sizes")
+                self.notices.append(f"cut to {writer.width}x{writer.height}: odd sizes need pip install 'avsdk[video]'")
 
             def finish(item: tuple[Prepared, dict[str, Array]]) -> None:
                 styled = self._finished(*item)
-                writer.write(steadier(item[0].picture, styled) if steadier else styled)
+                if steadier is not None:
+                    with self.watch.stage("steady"):
+                        styled = steadier(item[0].picture, styled)
+                with self.watch.stage("encode"):
+                    writer.write(styled)
 
             started = time.perf_counter()
             with (
@@ -87,7 +94,8 @@ class StyleTransferPredictor(ImagePredictor):
                 done_behind(finish) as hand_over,
             ):
                 for given in batches:
-                    hand_over((given, self._inferred(given.tensor)))
+                    outputs = self._inferred(given.tensor)
+                    hand_over((replace(given, tensor=_NOTHING), outputs))  # its memory is for the next one
                     advance(len(given.picture))
             self.extra["video"] = {"frames": writer.frames, "seconds": time.perf_counter() - started}
             self._keep_sound(source, writer.finish())
@@ -96,8 +104,12 @@ class StyleTransferPredictor(ImagePredictor):
         return writer.frames
 
     def _batches(self, source: Path, height: int, width: int) -> Iterator[Prepared]:
-        count = self._batch or frames_per_batch(height, width)
-        for frames in self.decoder.batches(source, count):
+        batches = self.decoder.batches(source, self._batch or frames_per_batch(height, width))
+        while True:
+            with self.watch.stage("decode"):
+                frames = next(batches, None)
+            if frames is None:
+                return
             yield self._prepared(frames)
 
     def _report(self, steadier: Steadier) -> None:
