@@ -84,7 +84,7 @@ def run(
     """Run a bundle on pictures, videos or arrays.
 
     Settings of models for pictures: --set fit=resize scales a size that was not built, and back; batch=N frames of a
-    video at once; max_megapixels=N, the largest picture decoded.
+    video, or photos of one size, at once; max_megapixels=N, the largest picture decoded.
     """
     if out is None:
         raise UsageError("run got no --out", expected="--out PATH: a file for one input, a folder for several")

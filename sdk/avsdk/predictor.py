@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +124,14 @@ class Predictor(ABC):
         return FileResult(
             source, (out,), self.watch.mean_ms(items), items, tuple(dict.fromkeys(self.notices)), self.extra
         )
+
+    def groups(self, jobs: Sequence[tuple[Path, Path]]) -> list[list[tuple[Path, Path]]]:
+        """The jobs, each a source and its output, that ``run_group`` runs at once; by default one each."""
+        return [[job] for job in jobs]
+
+    def run_group(self, jobs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[FileResult]:
+        """``run_file`` for the jobs of one group."""
+        return [self.run_file(source, out, progress) for source, out in jobs]
 
     @abstractmethod
     def _run_file(self, source: Path, out: Path, progress: Progress | None) -> int:

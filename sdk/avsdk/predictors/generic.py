@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,9 +14,10 @@ from avsdk import media
 from avsdk.arrays import read_arrays
 from avsdk.bands import BandedGraph
 from avsdk.errors import BundleRefused, SizeNotBuilt, UnusableInput, UsageError
+from avsdk.headers import image_header
 from avsdk.ops import Trace, asset_files, image_pipelines
 from avsdk.ops.video import repeated_to
-from avsdk.predictor import Predictor, Progress
+from avsdk.predictor import FileResult, Predictor, Progress, Stopwatch
 from avsdk.predictors.answers import answer_suffixes, write_answer, write_arrays
 from avsdk.schema import encode
 from avsdk.session import Array, LoadedGraph
@@ -78,7 +79,7 @@ class ImagePredictor(Predictor):
 
     known_settings: ClassVar[Mapping[str, str]] = {
         "fit": "'refuse' (default) or 'resize': scale a picture of another size to the nearest built one, and back",
-        "batch": "frames of a video that run at once; the default keeps a batch at about a million pixels",
+        "batch": "frames, or photos of one size, that run at once; by default frames of about a million pixels",
         "max_memory_mb": "the peak of memory; what does not fit whole runs in bands (default: no limit)",
         "max_megapixels": "the largest picture that is decoded (default 64)",
     }
@@ -158,6 +159,41 @@ class ImagePredictor(Predictor):
         if not write_answer(out, answer, self._kinds):
             media.write_image(out, answer)
         return 1
+
+    # -- several pictures at once --------------------------------------------------------------------------------------
+
+    def groups(self, jobs: Sequence[tuple[Path, Path]]) -> list[list[tuple[Path, Path]]]:
+        """With ``batch=N``, pictures of one size by the N, by their headers, where a picture comes out.
+
+        With a limit of memory each runs by itself.
+        """
+        if self._batch < 2 or self._limit_mb or self._kinds != media.PHOTO_SUFFIXES:
+            return super().groups(jobs)
+        groups: list[list[tuple[Path, Path]]] = []
+        filling: dict[tuple[int, int], list[tuple[Path, Path]]] = {}
+        for job in jobs:
+            size = _size_by_header(job[0])
+            if size is None or len(filling.get(size, ())) in (0, self._batch):
+                groups.append([])
+                if size is not None:
+                    filling[size] = groups[-1]
+            (groups[-1] if size is None else filling[size]).append(job)
+        return groups
+
+    def run_group(self, jobs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[FileResult]:
+        """One batch; file by file where the pictures turn out to differ in size."""
+        for _, out in jobs if len(jobs) > 1 else ():
+            media.check_suffix(out, self._kinds, "this answer")
+        pictures = [self.decoder.image(source) for source, _ in jobs] if len(jobs) > 1 else []
+        if len({picture.shape for picture in pictures}) != 1:
+            return super().run_group(jobs, progress)
+        self.watch, self.notices, self.extra = Stopwatch(), [], {}
+        answers = self(np.stack(pictures))
+        for (_, out), answer in zip(jobs, answers):
+            media.write_image(out, answer)
+        spent, said = self.watch.mean_ms(len(jobs)), tuple(dict.fromkeys(self.notices))
+        extra = {**self.extra, "batch": len(jobs)}
+        return [FileResult(source, (out,), spent, 1, said, extra) for source, out in jobs]
 
     # -- batches -------------------------------------------------------------------------------------------------------
 
@@ -317,6 +353,15 @@ class ImagePredictor(Predictor):
             expected=f"a width of {across.min}..{across.max} and a height of {down.min}..{down.max} pixels{steps}",
             fix=f"scale it first, or {resize}",
         )
+
+
+def _size_by_header(source: Path) -> tuple[int, int] | None:
+    """Width and height that a picture's header says; None for what is no sound picture."""
+    try:
+        header = image_header(source)
+    except UnusableInput:
+        return None
+    return None if header.missing else (header.width, header.height)
 
 
 def arrays_from_file(path: Path) -> dict[str, Array]:
