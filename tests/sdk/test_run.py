@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,3 +299,27 @@ def test_a_bad_photo_does_not_stop_its_batch(make_bundle: MakeBundle, photos: Pa
     assert whole
     assert done[:2] == ["a.png", "b.png"]
     assert (code == 0) == (len(done) == 3)
+
+
+def test_ctrl_c_during_a_video_leaves_no_file_and_no_process(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """The terminal sends the signal while frames are decoded, inferred and encoded, each in a thread or process."""
+    noise = np.random.default_rng(0).integers(0, 256, (10, 240, 320, 3), np.uint8)
+    with media.video_writer(tmp_path / "in.mp4", 25, 240, 320) as writer:
+        for _ in range(60):
+            writer.write(noise)
+        writer.finish()
+    out = tmp_path / "out"
+    out.mkdir()
+    program = "from avsdk.cli import main\nmain()"
+    command = [sys.executable, "-c", program, "run", make_bundle(), tmp_path / "in.mp4", "--out", out / "a.mp4"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not any(item.stat().st_size > 10_000 for item in out.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    known = children.read_text().split() if children.exists() else []
+    process.send_signal(signal.SIGINT)
+    _, aside = process.communicate(timeout=60)
+    assert process.returncode == 130, aside.decode()
+    assert not list(out.iterdir())
+    assert not [pid for pid in known if Path(f"/proc/{pid}").exists()]
