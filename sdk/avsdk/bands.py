@@ -8,18 +8,19 @@ beforehand from the maps' sizes, on the safe side.
 from __future__ import annotations
 
 import math
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import numpy as np
 
-from avsdk.errors import UsageError
+from avsdk.arrays import read_arrays
+from avsdk.errors import BundleRefused, UsageError
 from avsdk.files import typed_write_errors
+from avsdk.onnx_check import check_onnx
 from avsdk.session import Array, Artifact, Execution, Session, session_class
 from avsdk.stages import Norm, Stage, Stages
 
@@ -135,8 +136,7 @@ class BandedGraph:
 
     def run(self, picture: Array, plan: MemoryPlan, timed: Timed) -> Array:
         """The answer for one picture (1, channels, height, width); ``timed`` is entered around all but loading."""
-        with np.load(self.root / self.stages.parameters, allow_pickle=False) as stored:
-            self._parameters = {name: stored[name] for name in stored.files}
+        self._read_parameters()
         self.executed.clear()
         height, width = picture.shape[2:]
         last = self.stages.last_use()
@@ -156,6 +156,29 @@ class BandedGraph:
             (answer,) = (kept[item.name].read(0, height) for item in self.stages.stages[-1].graph.outputs)
         return np.ascontiguousarray(answer.transpose(1, 0, 2))[np.newaxis]
 
+    def open_all(self) -> None:
+        """Open and close every stage, and read the parameters of the norms: for the first load."""
+        self._read_parameters()
+        for stage in self.stages.stages:
+            self._open(stage).close()
+
+    def _read_parameters(self) -> None:
+        """Scale and bias of every norm. Raises ``BundleRefused`` where they do not fit."""
+        file = self.root / self.stages.parameters
+
+        def wrong(reason: str) -> BundleRefused:
+            return BundleRefused(
+                f"{file} cannot be used: {reason}", expected="scale and bias of every norm", fix="export it again"
+            )
+
+        self._parameters = read_arrays(file, wrong)
+        channels = {item.name: item.shape[1] for stage in self.stages.stages for item in stage.graph.outputs}
+        for norm in self.stages.norms:
+            for name in (f"{norm.result}.scale", f"{norm.result}.bias"):
+                found = self._parameters.get(name)
+                if found is None or found.shape != (channels.get(norm.source),) or found.dtype.kind != "f":
+                    raise wrong(f"{name!r} is {'absent' if found is None else f'{found.dtype} {list(found.shape)}'}")
+
     def _run_stage(
         self, stage: Stage, rows: int, height: int, kept: Mapping[str, _Kept], norms: Mapping[str, Norm], timed: Timed
     ) -> None:
@@ -173,6 +196,8 @@ class BandedGraph:
             self.executed.append(session.execution())
 
     def _open(self, stage: Stage) -> Session:
+        if check_onnx(self.root / stage.file).external:
+            raise BundleRefused(f"{stage.file} keeps weights in another file", expected="one file per stage")
         settings = {name: said for name, said in self.artifact.options.items() if name == "session"}
         artifact = replace(self.artifact, graph=stage.graph.name, files=(stage.file,), options=settings)
         return session_class(artifact.engine).open(self.root, artifact, stage.graph, self.threads)
@@ -262,24 +287,16 @@ class _OnDisk(_Kept):
 
     def read(self, low: int, high: int) -> Array:
         band = np.empty((high - low, *self._row), np.float32)
-        for place, view in _pieces(band, low * self._row_bytes):
-            count = os.preadv(self._file.fileno(), [view], place)
-            assert count == len(view)
+        self._file.seek(low * self._row_bytes)
+        count = self._file.readinto(band.reshape(-1).data.cast("B"))
+        assert count == band.nbytes
         return band
 
     def write(self, low: int, band: Array) -> None:
         self.moments.add(band)
-        for place, view in _pieces(np.ascontiguousarray(band.transpose(1, 0, 2)), low * self._row_bytes):
-            while view:
-                count = os.pwrite(self._file.fileno(), view, place)
-                place, view = place + count, view[count:]
+        self._file.seek(low * self._row_bytes)
+        self._file.write(np.ascontiguousarray(band.transpose(1, 0, 2)).reshape(-1).data.cast("B"))
+        self._file.flush()  # a full disk is met here, not when the file is closed
 
     def close(self) -> None:
         self._file.close()
-
-
-def _pieces(array: Array, place: int) -> Iterator[tuple[int, Any]]:
-    """The bytes of an array in pieces that one system call takes, each with its place in the file."""
-    view = array.reshape(-1).data.cast("B")
-    for start in range(0, len(view), 1 << 30):
-        yield place + start, view[start : start + (1 << 30)]

@@ -67,7 +67,7 @@ def run_bundle(
         sources, is_many = _sources(inputs, predictor, report)
         jobs = _jobs(sources, out, predictor, report, is_many=is_many)
         if jobs:
-            require_loads(opened, threads or default_threads())
+            require_loads(opened, threads or default_threads(), stages="max_memory_mb" in settings)
         for group in predictor.groups(jobs):
             _run_group(predictor, group, report, is_many=is_many)
         if report.results:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,8 +244,6 @@ def test_a_bundle_without_stages_refuses_a_limit(bundle: Path, tmp_path: Path) -
 def test_stages_that_mean_nothing_are_refused(
     bundle: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    import shutil
-
     shutil.copytree(bundle, tmp_path / "b")
     manifest = open_bundle(bundle).manifest
     write_manifest(
@@ -278,3 +277,41 @@ def test_what_is_not_understood_stays_whole(tmp_path: Path, make: Any) -> None:
     model = draw.saved(tmp_path / "net.onnx", make(draw))
     assert write_stages(model, GRAPH, tmp_path) is None
     assert not (tmp_path / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "is absent"),
+        ({"scale": np.ones(3, np.float32)}, r"is float32 \[3\]"),
+        ({"scale": np.array(["a"] * 4)}, r"is <U1 \[4\]"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(
+    bundle: Path, tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    graph = open_bundle(bundle).load_graphs(1)["transform"]
+    assert graph.stages is not None
+    first = graph.stages.norms[0].result
+    shutil.copytree(bundle, tmp_path / "b")
+    named = {f"{first}.{name}": array for name, array in arrays.items()}
+    np.savez(tmp_path / "b" / graph.stages.parameters, **named)  # type: ignore[arg-type]
+    banded = BandedGraph(tmp_path / "b", graph.stages, graph.artifacts[0], 1)
+    with pytest.raises(BundleRefused, match=message):
+        banded.open_all()
+
+
+def test_every_stage_is_opened_in_a_child_before_it_runs_here(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bundle, tmp_path / "b")
+    manifest = open_bundle(bundle).manifest
+    (tmp_path / "b" / manifest.stages["transform"].stages[3].file).write_bytes(b"\x08\x0anot a model")
+    write_manifest(tmp_path / "b", manifest)
+    media.write_image(tmp_path / "a.png", picture(32, 32))
+    words = ["run", str(tmp_path / "b"), str(tmp_path / "a.png"), "--out", str(tmp_path / "o.png")]
+    for limit, code in (([], 0), (["--max-memory-mb", "2000"], 5)):
+        with pytest.raises(SystemExit) as left:
+            main([*words, *limit])
+        assert left.value.code in (code, None) or (code == 0 and not left.value.code)
+    assert "03.onnx" in capsys.readouterr().err
