@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import baseline
+import big_photo
 import exports
 import kills
 import latency
 import startup
 import training
 import typer
+import video
 import video_memory
 from figures import MODEL, Section, avsdk_command, run_timed
 
@@ -34,7 +36,9 @@ def main(
     budget_s: Annotated[float, typer.Option(help="Seconds for the latency bench.")] = 120.0,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="latency, baseline, start, video, export, training or kills; may be repeated."),
+        typer.Option(
+            help="latency, baseline, start, video, pipeline, photo, export, training or kills; may be repeated."
+        ),
     ] = None,
 ) -> None:
     """Measure, and write the page."""
@@ -45,6 +49,8 @@ def main(
             "baseline": lambda: baseline.measured(model, work, budget_s),
             "start": lambda: startup.measured(work),
             "video": lambda: video_memory.measured(_bundle(model, work), work),
+            "pipeline": lambda: video.measured(_bundle(model, work), work),
+            "photo": lambda: big_photo.measured(_bundle(model, work), work),
             "export": lambda: exports.measured(model, work),
             "training": lambda: training.measured(work / "training"),
             "kills": lambda: kills.measured(work / "kills"),

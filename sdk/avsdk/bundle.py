@@ -3,6 +3,7 @@
     NAME/manifest.json               written last
          model/<graph>.onnx          what the artifacts were compiled from
          artifacts/<graph>/...       what the engine loads (an engine that loads ONNX points at model/)
+         stages/<graph>/...          the same graph cut at its instance norms, for pictures of any size
          golden/<graph>.npz          in.<i>.<tensor>, out.<i>.<tensor>: inputs and the fp32 reference's outputs
          assets/...                  what the predictor needs beside the graphs
 
@@ -24,6 +25,7 @@ from avsdk.precision import PRECISIONS
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 from avsdk.session import Artifact, LoadedGraph
 from avsdk.spec import NAME, ModelSpec
+from avsdk.stages import Stages
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 8 << 20
@@ -51,6 +53,7 @@ class Manifest:
     model: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    stages: Mapping[str, Stages] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,11 @@ class Bundle:
         """One ``LoadedGraph`` per graph of the spec; nothing is opened yet."""
         return {
             graph.name: LoadedGraph(
-                self.path, graph, [item for item in self.manifest.artifacts if item.graph == graph.name], threads
+                self.path,
+                graph,
+                [item for item in self.manifest.artifacts if item.graph == graph.name],
+                threads,
+                self.manifest.stages.get(graph.name),
             )
             for graph in self.manifest.spec.graphs
         }
@@ -147,6 +154,10 @@ def _check_content(path: Path, manifest: Manifest) -> None:
     found = [f"graph {graph.name!r}: {graph.problem()}" for graph in manifest.spec.graphs if graph.problem()]
     found += [f"artifact {item.files or item.graph!r}: {_problem(item, manifest)}" for item in manifest.artifacts
               if _problem(item, manifest)]  # fmt: skip
+    for name, cut in manifest.stages.items():
+        graph = next((item for item in manifest.spec.graphs if item.name == name), None)
+        problem = cut.problem(graph) if graph is not None else "there is no such graph"
+        found += [f"the stages of graph {name!r}: {problem}"] if problem else []
     if manifest.precision not in PRECISIONS:
         found.append(f"the precision is {manifest.precision!r}")
     names = [graph.name for graph in manifest.spec.graphs]
@@ -193,6 +204,7 @@ def _check_references(path: Path, manifest: Manifest) -> None:
     graphs = {graph.name for graph in manifest.spec.graphs}
     named = {name for item in manifest.artifacts for name in item.files}
     named |= set(manifest.golden.values()) | set(manifest.model.values()) | set(manifest.spec.assets.values())
+    named |= {name for cut in manifest.stages.values() for name in cut.files()}
     missing = sorted(named - set(manifest.files))
     if missing:
         raise BundleRefused(

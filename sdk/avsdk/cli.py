@@ -40,6 +40,16 @@ ThreadsOption = Annotated[
     Optional[int],
     typer.Option("--threads", min=1, help="Default: the cores this process may use.", show_default=False),
 ]
+MemoryOption = Annotated[
+    Optional[int],
+    typer.Option(
+        "--max-memory-mb",
+        metavar="MB",
+        min=1,
+        help="Peak memory for a picture or frame: whole where it fits, else in bands, with the same answer.",
+        show_default=False,
+    ),
+]
 
 app = typer.Typer(name="avsdk", help=_SUMMARY, no_args_is_help=True, rich_markup_mode=None)
 bundle_app = typer.Typer(help="Look into a bundle, and check it.", no_args_is_help=True, rich_markup_mode=None)
@@ -68,18 +78,22 @@ def run(
     out: OutOption = None,
     settings: SetOption = None,
     threads: ThreadsOption = None,
+    max_memory_mb: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a bundle on pictures, videos or arrays.
 
     Settings of models for pictures: --set fit=resize scales a size that was not built, and back; batch=N frames of a
-    video at once; max_megapixels=N, the largest picture decoded.
+    video, or photos of one size, at once; max_megapixels=N, the largest picture decoded.
     """
     if out is None:
         raise UsageError("run got no --out", expected="--out PATH: a file for one input, a folder for several")
     from avsdk.running import RunReport, run_bundle
 
-    report: RunReport = run_bundle(bundle, inputs or [], out, console.settings_from(settings), threads)
+    chosen = console.settings_from(settings)
+    if max_memory_mb is not None:
+        chosen["max_memory_mb"] = str(max_memory_mb)
+    report: RunReport = run_bundle(bundle, inputs or [], out, chosen, threads)
     for text in report.notices:
         console.notice(text)
     if as_json:

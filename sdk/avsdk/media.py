@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from avsdk.errors import AvsdkError, DiskFull, NotAvailable, ToolchainCrashed, UnusableInput, UsageError
 from avsdk.files import atomic_file, write_atomic
 from avsdk.headers import image_header, truncated, video_kind, video_missing
+from avsdk.odd_video import OddVideo
 from avsdk.worker import Worker
 
 Array = NDArray[np.uint8]
@@ -171,13 +172,19 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float, height: int, width: int) -> None:
         check_suffix(path, VIDEO_SUFFIXES, "videos")
         self.path = path
-        self.height, self.width = height // 2 * 2, width // 2 * 2  # the codec stores colour at half the size
+        odd = (height % 2 or width % 2) and can_copy_sound()
+        # OpenCV cuts to even sizes, since the codec stores colour at half the size.
+        self.height, self.width = (height, width) if odd else (height // 2 * 2, width // 2 * 2)
         self.frames = 0
         self._exit = contextlib.ExitStack()
         self.temporary = self._exit.enter_context(atomic_file(path))
         cv2 = opencv()
         code = cv2.VideoWriter_fourcc(*("XVID" if path.suffix.lower() == ".avi" else "mp4v"))
-        self._writer = cv2.VideoWriter(str(self.temporary), cv2.CAP_FFMPEG, code, fps, (self.width, self.height))
+        self._writer: Any = (
+            OddVideo(_av(), self.temporary, fps, height, width)
+            if odd
+            else cv2.VideoWriter(str(self.temporary), cv2.CAP_FFMPEG, code, fps, (self.width, self.height))
+        )
         if not self._writer.isOpened():
             self.discard()
             raise UsageError(f"OpenCV cannot write {path.suffix} with {width} x {height} pixels at {fps:g} fps")
@@ -230,7 +237,7 @@ def video_writer(path: Path, fps: float, height: int, width: int) -> Iterator[Vi
 
 
 def can_copy_sound() -> bool:
-    """Whether the package av is installed, which sound needs."""
+    """Whether the package av is installed, which sound and odd sizes need."""
     return util.find_spec("av") is not None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,13 +30,17 @@ Progress = Callable[[str, Optional[int]], AbstractContextManager[Callable[[int],
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one input file. ``latency_ms`` holds the mean per item (picture, frame, sample) of each stage."""
+    """What became of one input file. ``latency_ms`` holds the mean per item (picture, frame, sample) of each stage.
+
+    ``extra``: what a predictor found beside the answer, by name, as JSON values.
+    """
 
     source: Path
     outputs: tuple[Path, ...]
     latency_ms: Mapping[str, float]
     items: int = 1
     notices: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -48,7 +52,10 @@ def silent(description: str, total: int | None) -> Iterator[Callable[[int], None
 
 @dataclass
 class Stopwatch:
-    """Adds up the time of each stage, around it and never inside a session."""
+    """Adds up the time of each stage, around it and never inside a session.
+
+    Stages may run at the same time, each in one thread: their times then add up to more than what passed.
+    """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
@@ -59,7 +66,7 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def mean_ms(self, items: int) -> dict[str, float]:
         """Milliseconds per item of every stage."""
@@ -89,6 +96,7 @@ class Predictor(ABC):
         self.rebuild = "avsdk export MODEL --target T"
         self.watch = Stopwatch()
         self.notices: list[str] = []
+        self.extra: dict[str, Any] = {}
 
     @abstractmethod
     def __call__(self, media: Any) -> Any:
@@ -111,8 +119,19 @@ class Predictor(ABC):
         """
         self.watch = Stopwatch()
         self.notices = []
+        self.extra = {}
         items = self._run_file(source, out, progress)
-        return FileResult(source, (out,), self.watch.mean_ms(items), items, tuple(dict.fromkeys(self.notices)))
+        return FileResult(
+            source, (out,), self.watch.mean_ms(items), items, tuple(dict.fromkeys(self.notices)), self.extra
+        )
+
+    def groups(self, jobs: Sequence[tuple[Path, Path]]) -> list[list[tuple[Path, Path]]]:
+        """The jobs, each a source and its output, that ``run_group`` runs at once; by default one each."""
+        return [[job] for job in jobs]
+
+    def run_group(self, jobs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[FileResult]:
+        """``run_file`` for the jobs of one group."""
+        return [self.run_file(source, out, progress) for source, out in jobs]
 
     @abstractmethod
     def _run_file(self, source: Path, out: Path, progress: Progress | None) -> int:

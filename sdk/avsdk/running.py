@@ -46,7 +46,7 @@ class RunReport:
             "latency_ms": self.latency_ms(),
             "files": [
                 {"input": str(item.source), "outputs": [str(path) for path in item.outputs], "items": item.items,
-                 "latency_ms": dict(item.latency_ms), "notices": list(item.notices)}
+                 "latency_ms": dict(item.latency_ms), "notices": list(item.notices), **item.extra}
                 for item in self.results
             ],
             "failed": [{"input": str(item.source), **item.error.to_json()} for item in self.failures],
@@ -67,22 +67,32 @@ def run_bundle(
         sources, is_many = _sources(inputs, predictor, report)
         jobs = _jobs(sources, out, predictor, report, is_many=is_many)
         if jobs:
-            require_loads(opened, threads or default_threads())
-        for source, target in jobs:
-            try:
-                result = predictor.run_file(source, target, console.progress)
-            except (DiskFull, NotMet):
-                raise
-            except AvsdkError as error:
-                if not is_many:
-                    raise
-                report.failures.append(Failure(source, error))
-                continue
-            report.results.append(result)
-            report.notices += [f"{source}: {text}" for text in result.notices]
+            require_loads(opened, threads or default_threads(), stages="max_memory_mb" in settings)
+        for group in predictor.groups(jobs):
+            _run_group(predictor, group, report, is_many=is_many)
         if report.results:
             report.graphs = predictor.executed()
     return report
+
+
+def _run_group(predictor: Predictor, jobs: Sequence[tuple[Path, Path]], report: RunReport, *, is_many: bool) -> None:
+    """Run jobs that go together; where one of them fails, each by itself, so that the others are done."""
+    try:
+        results = predictor.run_group(jobs, console.progress)
+    except (DiskFull, NotMet):
+        raise
+    except AvsdkError as error:
+        if not is_many:
+            raise
+        if len(jobs) > 1:
+            for job in jobs:
+                _run_group(predictor, [job], report, is_many=True)
+            return
+        report.failures.append(Failure(jobs[0][0], error))
+        return
+    for result in results:
+        report.results.append(result)
+        report.notices += [f"{result.source}: {text}" for text in result.notices]
 
 
 def _sources(inputs: Sequence[Path], predictor: Predictor, report: RunReport) -> tuple[list[Path], bool]:

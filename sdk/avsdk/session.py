@@ -23,6 +23,7 @@ from avsdk.precision import check_executed, describe_shares
 from avsdk.requirements import Requirements, installed_release, require, this_machine
 from avsdk.schema import decode
 from avsdk.spec import GraphSpec, Sizes
+from avsdk.stages import Stages
 
 Array = NDArray[Any]
 _ROUNDING = 1e-6
@@ -77,9 +78,12 @@ class Session(ABC):
 
     ``runtime_errors`` are what the runtime raises when a run fails, as for want of memory. ``remarks`` are what the
     user of a run should know of how the artifact was loaded, as that a compiled model came from a cache.
+    ``memory_factor``: the most that a run takes, as a multiple of the maps that a graph holds at once (measured; 2 for
+    an allocator that doubles).
     """
 
     engine: str
+    memory_factor: float = 2.0
     remarks: tuple[str, ...] = ()
     runtime_errors: tuple[type[Exception], ...] = (RuntimeError, MemoryError)
 
@@ -132,6 +136,15 @@ class Session(ABC):
         """
         del device
         return {}
+
+    @classmethod
+    def opens_onnx(cls, device: str, precision: str) -> bool:
+        """Whether an ONNX file in fp32 is an artifact as it is, and runs on that device at that precision.
+
+        Only then can a graph that was cut into stages run in bands: see ``avsdk.stages``.
+        """
+        del device, precision
+        return False
 
     @classmethod
     def release(cls, name: str) -> str:
@@ -303,13 +316,24 @@ def session_class(engine: str) -> type[Session]:
 
 
 class LoadedGraph:
-    """One graph of a bundle: a session per built size, opened when it is first needed."""
+    """One graph of a bundle: a session per built size, opened when it is first needed.
 
-    def __init__(self, root: Path, graph: GraphSpec, artifacts: Sequence[Artifact], threads: int) -> None:
+    ``stages``: how the graph runs in bands, where the bundle says.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        graph: GraphSpec,
+        artifacts: Sequence[Artifact],
+        threads: int,
+        stages: Stages | None = None,
+    ) -> None:
         self.root = root
         self.graph = graph
         self.artifacts = tuple(artifacts)
         self.threads = threads
+        self.stages = stages
         self._sessions: dict[int, Session] = {}
 
     @property
@@ -336,6 +360,11 @@ class LoadedGraph:
         """Run the artifact that fits the shapes of ``feeds``."""
         sizes = self.graph.sizes_of({name: array.shape for name, array in feeds.items()})
         return self.session_for(sizes).run(feeds)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a session was opened."""
+        return bool(self._sessions)
 
     def open_sessions(self) -> tuple[Session, ...]:
         """The sessions opened so far; the first artifact's where none was needed yet."""

@@ -23,6 +23,7 @@ from avsdk.session import session_class
 from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec import GraphSpec
 from avsdk.spec_request import AskedRange
+from avsdk.stages import Stages
 from avsdk.verify import verify_bundle
 from avsdk_targets.bundle_files import (
     files_from_source,
@@ -42,6 +43,7 @@ from avsdk_targets.prepared import Prepared
 from avsdk_targets.proof import proof_for
 from avsdk_targets.sources import GUESSED
 from avsdk_targets.spec_file import SpecFile, read_spec_file, require_labels_fit
+from avsdk_targets.stages import write_stages
 from avsdk_targets.target import Target
 
 Notice = Callable[[str], None]
@@ -201,7 +203,7 @@ class Exporter:
                 artifacts.append(replace(compiled.artifact, files=listed))
                 built_with.update(compiled.built_with)
         draft = self._manifest(plan, files, artifacts, built_with, model, golden)
-        return _verified(folder, draft, plan)
+        return _verified(folder, replace(draft, stages=_stages(folder, files, artifacts)), plan)
 
     def _sizes_to_build(self, plan: Plan, files: SourceFiles, graph: GraphSpec) -> list[Mapping[str, int] | None]:
         """The fixed sizes to build, or one build with dynamic axes.
@@ -282,6 +284,16 @@ class Exporter:
         files = self.source.materialise(self.model, made, self._source_options)
         write_atomic(made / "source.json", json.dumps(source_document(files, made)))
         return made
+
+
+def _stages(folder: Path, files: SourceFiles, artifacts: Sequence[Artifact]) -> dict[str, Stages]:
+    """The stages of the graphs that can run in bands: their engine opens ONNX, and each is made of what can be cut."""
+    found: dict[str, Stages] = {}
+    for item in artifacts:
+        if item.shapes is None and session_class(item.engine).opens_onnx(item.device, item.precision):
+            cut = write_stages(files.onnx[item.graph], files.spec.graph(item.graph), folder)
+            found.update({item.graph: cut} if cut else {})
+    return found
 
 
 def find_source(model: str) -> ModelSource:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from avsdk.bundle import open_bundle
+from avsdk.bundle import open_bundle, write_manifest
 from avsdk.errors import AvsdkError
 from avsdk_bench.bench import run_bench
 from avsdk_bench.plan import plans_for
@@ -136,3 +136,45 @@ def test_ten_kills_lose_nothing(project_root: Path, tmp_path: Path) -> None:
     tally = json.loads(done.stdout)
     assert (tally["kills"], tally["damaged"], tally["different"]) == (10, 0, 0)
     assert tally["finished"] >= 1
+
+
+def test_a_video_is_compared_with_its_session_alone(  # type: ignore[no-untyped-def]
+    script: Any, make_bundle, tmp_path: Path, monkeypatch: Any
+) -> None:
+    video = script("video")
+    monkeypatch.setattr(video, "SIZES", ((16, 20),))
+    section = video.measured(_with_pictures(make_bundle("a")), tmp_path, rounds=2, frames=4)
+    named = [item.what for item in section.figures]
+    assert named[:2] == ["20x16: session alone", "20x16: whole run"]
+    assert "encode" in section.figures[3].value
+
+
+def test_a_large_photograph_is_compared_with_the_run_without_a_limit(
+    script: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    photo, figures = script("big_photo"), script("figures")
+    memory = {"way": "bands", "rows": [8, 16], "expected_mb": 90}
+    graph = {"engine": "onnxruntime", "effective_precision": "fp32"}
+    output = json.dumps({"files": [{"memory": memory}], "graphs": [graph]})
+
+    def runs(command: list[str], log: Path) -> Any:
+        limited = "--max-memory-mb" in command
+        picture = photo.read_image(tmp_path / "photo.png")
+        picture[0, 0, 0] ^= 1 if limited else 0
+        photo.write_image(Path(command[command.index("--out") + 1]), picture)
+        return figures.Finished(1.0, 80.0 if limited else 200.0, output)
+
+    monkeypatch.setattr(photo, "run_timed", runs)
+    section = photo.measured(tmp_path / "bundle", tmp_path, 32, 40, 100)
+    found = {item.what: (item.value, item.verdict) for item in section.figures}
+    assert found["peak memory with the limit"] == ("80 MB", "met")
+    assert found["largest difference"] == ("1 of 255", "met")
+    assert found["values that differ"] == ("0.0260 %", "**missed**")
+    assert "Done as: bands, 8 to 16 rows." in section.method
+
+
+def _with_pictures(bundle: Path) -> Path:
+    """The bundle as one of the family's predictor, which takes videos."""
+    manifest = open_bundle(bundle).manifest
+    write_manifest(bundle, replace(manifest, spec=replace(manifest.spec, predictor="style_transfer")))
+    return bundle

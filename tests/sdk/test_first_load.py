@@ -18,7 +18,7 @@ from avsdk.running import run_bundle
 MakeBundle = Callable[..., Path]
 
 
-def dies(path: str, threads: int) -> None:
+def dies(path: str, threads: int, stages: bool) -> None:
     """What an artifact that breaks its runtime does."""
     del path, threads
     os.kill(os.getpid(), signal.SIGSEGV)

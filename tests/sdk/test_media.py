@@ -468,3 +468,50 @@ def test_a_real_recording_keeps_its_sound(decoder: media.Decoder, tmp_path: Path
     video = write_video(tmp_path / "out.mp4", 75)
     assert decoder.copy_sound(source, video) == "copied"
     assert sound_of(video)[2] == pytest.approx(sound_of(source)[2], abs=0.05)
+
+
+@pytest.mark.parametrize("suffix", media.VIDEO_SUFFIXES)
+@pytest.mark.parametrize(("size", "frames", "fps"), [((33, 61), 4, 29.97), ((3, 64), 5, 25.0), ((48, 63), 1, 120.0)])
+def test_odd_sizes_are_kept(tmp_path: Path, suffix: str, size: tuple[int, int], frames: int, fps: float) -> None:
+    pytest.importorskip("av", reason="pip install 'avsdk[video]'")
+    reader = media.VideoReader(write_video(tmp_path / f"a{suffix}", frames, fps=fps, size=size))
+    info = reader.info()
+    found = reader.read(frames + 1)
+    assert (info["height"], info["width"]) == size
+    assert info["fps"] == pytest.approx(fps, rel=1e-4)
+    assert found is not None
+    assert [float(frame.mean()) for frame in found] == pytest.approx([8 * index for index in range(frames)], abs=4)
+
+
+def test_without_pyav_odd_sizes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "can_copy_sound", lambda: False)
+    info = media.VideoReader(write_video(tmp_path / "a.mp4", 2, size=(33, 61))).info()
+    assert (info["height"], info["width"]) == (32, 60)
+
+
+@pytest.mark.parametrize(("frames", "fps"), [(1, 25.0), (3, 0.5), (2, 240.0)])
+def test_short_slow_and_fast_videos(decoder: media.Decoder, tmp_path: Path, frames: int, fps: float) -> None:
+    path = write_video(tmp_path / "a.mp4", frames, fps=fps)
+    assert decoder.open_video(path)["fps"] == pytest.approx(fps)
+    assert sum(len(batch) for batch in decoder.batches(path, 2)) == frames
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), 1e6])
+def test_a_rate_that_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fps: float) -> None:
+    """OpenCV mends most headers by itself, so the header is made to say so where it is read."""
+    path = write_video(tmp_path / "a.mp4", 2)
+    read = cv2.VideoCapture
+
+    class Lying:
+        def __init__(self, *arguments: object) -> None:
+            self._capture = read(*arguments)
+
+        def get(self, prop: int) -> float:
+            return fps if prop == cv2.CAP_PROP_FPS else float(self._capture.get(prop))
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._capture, name)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Lying)
+    with pytest.raises(UnusableInput, match="frames per second"):
+        media.VideoReader(path)

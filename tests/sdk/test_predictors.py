@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,7 @@ def test_an_odd_video_says_what_is_cut(make_bundle: MakeBundle, tmp_path: Path, 
     with media.video_writer(tmp_path / "a.mp4", 25, 48, 64) as writer:
         writer.write(picture(48, 64, 3))
         writer.finish()
+    monkeypatch.setattr(media, "can_copy_sound", lambda: False)
     with opened(make_bundle()) as predictor:
         decoder = predictor.decoder
         monkeypatch.setattr(
@@ -165,7 +167,7 @@ def test_an_odd_video_says_what_is_cut(make_bundle: MakeBundle, tmp_path: Path, 
         )
         monkeypatch.setattr(decoder, "batches", lambda path, count: iter([picture(47, 63, 3)]))
         result = predictor.run_file(tmp_path / "a.mp4", tmp_path / "b.mp4")
-    assert result.notices == ("cut to 62x46: the codec needs even sizes",)
+    assert result.notices[0] == "cut to 62x46: odd sizes need pip install 'avsdk[video]'"
 
 
 def test_without_av_the_lost_sound_is_said(make_bundle: MakeBundle, tmp_path: Path, monkeypatch: Any) -> None:
@@ -330,3 +332,84 @@ def test_a_path_is_read_and_what_is_no_picture_is_refused(make_bundle: MakeBundl
         with pytest.raises(UnusableInput):
             predictor(wrong)
     predictor.close()
+
+
+def moving(path: Path, frames: int, size: tuple[int, int] = (48, 64)) -> Path:
+    with media.video_writer(path, 25, *size) as writer:
+        for index in range(frames):
+            writer.write(np.full((1, *size, 3), index * 10 % 256, np.uint8))
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize(("size", "frames"), [((48, 64), 1), ((33, 61), 3), ((16, 16), 2)])
+def test_short_and_odd_videos_keep_their_size(
+    make_bundle: MakeBundle, tmp_path: Path, size: tuple[int, int], frames: int
+) -> None:
+    if size[0] % 2:
+        pytest.importorskip("av", reason="pip install 'avsdk[video]'")
+    source = moving(tmp_path / "in.mp4", frames, size)
+    with opened(make_bundle()) as predictor:
+        result = predictor.run_file(source, tmp_path / "out.mp4")
+    info = media.VideoReader(tmp_path / "out.mp4").info()
+    assert (info["height"], info["width"], info["frames"]) == (*size, frames)
+    assert result.items == frames
+    assert not [text for text in result.notices if "cut to" in text]
+
+
+def test_a_video_of_3_rows_is_refused_or_resized(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="pip install 'avsdk[video]'")
+    source = moving(tmp_path / "in.mp4", 2, (3, 64))
+    with opened(make_bundle()) as predictor, pytest.raises(SizeNotBuilt, match="64x3 pixels"):
+        predictor.run_file(source, tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+    with opened(make_bundle("again"), fit="resize") as predictor:
+        predictor.run_file(source, tmp_path / "out.mp4")
+    assert media.VideoReader(tmp_path / "out.mp4").info()["height"] == 3
+
+
+def test_a_video_says_where_its_time_went(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    with opened(make_bundle()) as predictor:
+        result = predictor.run_file(moving(tmp_path / "in.mp4", 9), tmp_path / "out.mp4")
+    assert set(result.latency_ms) == {*STAGES, "decode", "encode"}
+    assert result.extra["video"]["frames"] == 9
+    assert result.extra["video"]["seconds"] > 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("stage", ["_prepared", "_inferred", "_finished"])
+def test_a_video_that_is_interrupted_leaves_no_file_and_no_thread(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: type[BaseException]
+) -> None:
+    source, before = moving(tmp_path / "in.mp4", 40), threading.active_count()
+    calls: list[int] = []
+    with opened(make_bundle()) as predictor:
+        done = getattr(predictor, stage)
+
+        def fails(*arguments: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 2:
+                raise error
+            return done(*arguments)
+
+        monkeypatch.setattr(predictor, stage, fails)
+        with pytest.raises(error):
+            predictor.run_file(source, tmp_path / "out.mp4")
+        assert threading.active_count() == before
+        assert sorted(item.name for item in tmp_path.iterdir()) == ["bundle", "in.mp4"]
+        monkeypatch.undo()
+        assert predictor.run_file(source, tmp_path / "out.mp4").items == 40
+
+
+def test_temporal_reports_the_warping_error(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    source = moving(tmp_path / "in.mp4", 4)
+    with opened(make_bundle(), temporal="0.5") as predictor:
+        found = predictor.run_file(source, tmp_path / "out.mp4").extra["temporal"]
+    assert found["strength"] == 0.5
+    assert found["warping_error"] < found["warping_error_without"]
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.5", "much", "nan"])
+def test_temporal_is_a_share(make_bundle: MakeBundle, value: str) -> None:
+    with pytest.raises(UsageError, match="the setting 'temporal'"):
+        opened(make_bundle(), temporal=value)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,3 +270,56 @@ def test_memory_does_not_grow_with_the_length_of_a_video(make_bundle: MakeBundle
     short = peak_rss_kb(bundle, tmp_path / "short.mp4", tmp_path / "a.mp4")
     long = peak_rss_kb(bundle, tmp_path / "long.mp4", tmp_path / "b.mp4")
     assert long <= 1.05 * short, f"{short} kB for 50 frames, {long} kB for 500"
+
+
+def test_photos_of_one_size_run_together(make_bundle: MakeBundle, photos: Path, tmp_path: Path, run: Run) -> None:
+    random = np.random.default_rng(0)
+    sizes = {"c": (33, 50), "d": (20, 30), "e": (33, 50), "f": (33, 50)}
+    for name, size in sizes.items():
+        media.write_image(photos / f"{name}.png", random.integers(0, 256, (*size, 3), np.uint8))
+    (photos / "aa.png").write_bytes(b"")
+    code, said, _ = run(make_bundle(), photos, "--out", tmp_path / "out", "--set", "batch=3", "--json")
+    files = {Path(item["input"]).name: item.get("batch") for item in json.loads(said)["files"]}
+    assert code == 2  # the empty file
+    assert files == {"a.png": 3, "b.png": 3, "c.png": 3, "d.png": None, "e.png": 2, "f.png": 2}
+    for name in files:
+        assert (media.read_image(tmp_path / "out" / name) == 255 - media.read_image(photos / name)).all()
+
+
+def test_a_bad_photo_does_not_stop_its_batch(make_bundle: MakeBundle, photos: Path, tmp_path: Path, run: Run) -> None:
+    """Its header is sound, so it lands in the batch; its data is not."""
+    whole = (photos / "a.png").read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, (33, 50, 3), np.uint8)
+    media.write_image(photos / "c.png", noise)
+    damaged = bytearray((photos / "c.png").read_bytes())
+    damaged[60:200] = bytes(140)
+    (photos / "c.png").write_bytes(bytes(damaged))
+    code, said, _ = run(make_bundle(), photos, "--out", tmp_path / "out", "--set", "batch=8", "--json")
+    done = sorted(Path(item).name for item in json.loads(said)["outputs"])
+    assert whole
+    assert done[:2] == ["a.png", "b.png"]
+    assert (code == 0) == (len(done) == 3)
+
+
+def test_ctrl_c_during_a_video_leaves_no_file_and_no_process(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """The terminal sends the signal while frames are decoded, inferred and encoded, each in a thread or process."""
+    noise = np.random.default_rng(0).integers(0, 256, (10, 240, 320, 3), np.uint8)
+    with media.video_writer(tmp_path / "in.mp4", 25, 240, 320) as writer:
+        for _ in range(60):
+            writer.write(noise)
+        writer.finish()
+    out = tmp_path / "out"
+    out.mkdir()
+    program = "from avsdk.cli import main\nmain()"
+    command = [sys.executable, "-c", program, "run", make_bundle(), tmp_path / "in.mp4", "--out", out / "a.mp4"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not any(item.stat().st_size > 10_000 for item in out.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    known = children.read_text().split() if children.exists() else []
+    process.send_signal(signal.SIGINT)
+    _, aside = process.communicate(timeout=60)
+    assert process.returncode == 130, aside.decode()
+    assert not list(out.iterdir())
+    assert not [pid for pid in known if Path(f"/proc/{pid}").exists()]

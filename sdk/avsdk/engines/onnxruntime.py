@@ -40,6 +40,11 @@ class OnnxRuntimeSession(Session):
         found = util.find_spec("onnxruntime") is not None
         return provider_state(device, _runtime() if found else None)
 
+    @classmethod
+    def opens_onnx(cls, device: str, precision: str) -> bool:
+        """On the CPU in fp32; other providers and precisions get a model of their own."""
+        return device == "cpu" and precision == "fp32"
+
     def _open(self) -> None:
         self._refuse_strangers()
         runtime = _runtime()

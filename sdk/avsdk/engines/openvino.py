@@ -51,6 +51,7 @@ class OpenVinoSession(Session):
     """
 
     engine = "openvino"
+    memory_factor = 1.3
     loaded_from_cache = False
     _compiled: Any
 
@@ -58,6 +59,11 @@ class OpenVinoSession(Session):
     def availability(cls, device: str) -> Availability:
         """Whether the package is here, and the hardware of every device named; the CPU plugin comes with it."""
         return availability(device)
+
+    @classmethod
+    def opens_onnx(cls, device: str, precision: str) -> bool:
+        """OpenVINO reads ONNX beside its IR, and rounds to bf16 by itself."""
+        return device == "cpu" and precision in ("fp32", "bf16")
 
     def requirements(self) -> Requirements:
         """An IR is read by the release that wrote it and by later ones; for a blob its compiler says which."""

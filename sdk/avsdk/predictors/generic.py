@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,11 +12,14 @@ import numpy as np
 
 from avsdk import media
 from avsdk.arrays import read_arrays
-from avsdk.errors import BundleRefused, SizeNotBuilt, UnusableInput
+from avsdk.bands import BandedGraph
+from avsdk.errors import BundleRefused, SizeNotBuilt, UnusableInput, UsageError
+from avsdk.headers import image_header
 from avsdk.ops import Trace, asset_files, image_pipelines
 from avsdk.ops.video import repeated_to
-from avsdk.predictor import Predictor, Progress
+from avsdk.predictor import FileResult, Predictor, Progress, Stopwatch
 from avsdk.predictors.answers import answer_suffixes, write_answer, write_arrays
+from avsdk.schema import encode
 from avsdk.session import Array, LoadedGraph
 from avsdk.spec import AxisRange, ModelSpec
 
@@ -61,12 +65,22 @@ class TensorPredictor(Predictor):
         return {tensor: np.asarray(given[key]) for tensor, key in wanted.items() if key in given}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A picture or frames on the way through a graph: as they came, as its input, and what preprocessing noted."""
+
+    picture: Array
+    tensor: Array
+    trace: Trace
+
+
 class ImagePredictor(Predictor):
     """A picture in; a picture out where the postprocessing ends in one, else labels as JSON or an .npz of tensors."""
 
-    known_settings = {
+    known_settings: ClassVar[Mapping[str, str]] = {
         "fit": "'refuse' (default) or 'resize': scale a picture of another size to the nearest built one, and back",
-        "batch": "frames of a video that run at once; the default keeps a batch at about a million pixels",
+        "batch": "frames, or photos of one size, that run at once; by default frames of about a million pixels",
+        "max_memory_mb": "the peak of memory; what does not fit whole runs in bands (default: no limit)",
         "max_megapixels": "the largest picture that is decoded (default 64)",
     }
     suffixes: ClassVar[tuple[str, ...]] = (*media.PHOTO_SUFFIXES, ".gif")
@@ -90,6 +104,8 @@ class ImagePredictor(Predictor):
         self._tensor_sizes: dict[tuple[int, int], tuple[int, int]] = {}
         self._resizes = self.chosen_setting("fit", ("refuse", "resize")) == "resize"
         self._batch = self.whole_setting("batch", 0, least=0)
+        self._limit_mb = self.whole_setting("max_memory_mb", 0, least=0)
+        self._banded = self._banded_graph() if self._limit_mb else None
         self._max_pixels = self.whole_setting("max_megapixels", media.MAX_PIXELS // 1_000_000) * 1_000_000
 
     def __call__(self, media: Any) -> Any:
@@ -98,16 +114,22 @@ class ImagePredictor(Predictor):
         The path of a picture is read first. Raises ``SizeNotBuilt`` for a size that the graph does not take, unless the
         setting ``fit`` is ``resize``, and ``UnusableInput`` for anything else than a picture.
         """
-        picture = self._picture(media)
+        given = self._prepared(self._picture(media))
+        return self._finished(given, self._inferred(given.tensor))
+
+    def _prepared(self, picture: Array) -> Prepared:
+        """The picture or frames as the graph takes them."""
         shown, trace = self._fitted(picture), Trace()
         with self.watch.stage("preprocess"):
-            tensor = self._before(shown, trace)
-        outputs = self._inferred(tensor)
+            return Prepared(picture, self._before(shown, trace), trace)
+
+    def _finished(self, given: Prepared, outputs: dict[str, Array]) -> Any:
+        """The answer that the graph's outputs stand for."""
         if not self.spec.postprocess:
             return outputs
         with self.watch.stage("postprocess"):
-            answer = self._after(outputs[self._graph.outputs[0].name], trace)
-            return self._unfitted(answer, picture)
+            answer = self._after(outputs[self._graph.outputs[0].name], given.trace)
+            return self._unfitted(answer, given.picture)
 
     def accepts(self, media: Array) -> bool:
         """Whether a picture of this size runs without being resized."""
@@ -138,15 +160,79 @@ class ImagePredictor(Predictor):
             media.write_image(out, answer)
         return 1
 
+    # -- several pictures at once --------------------------------------------------------------------------------------
+
+    def groups(self, jobs: Sequence[tuple[Path, Path]]) -> list[list[tuple[Path, Path]]]:
+        """With ``batch=N``, pictures of one size by the N, by their headers, where a picture comes out.
+
+        With a limit of memory each runs by itself.
+        """
+        if self._batch < 2 or self._limit_mb or self._kinds != media.PHOTO_SUFFIXES:
+            return super().groups(jobs)
+        groups: list[list[tuple[Path, Path]]] = []
+        filling: dict[tuple[int, int], list[tuple[Path, Path]]] = {}
+        for job in jobs:
+            size = _size_by_header(job[0])
+            if size is None or len(filling.get(size, ())) in (0, self._batch):
+                groups.append([])
+                if size is not None:
+                    filling[size] = groups[-1]
+            (groups[-1] if size is None else filling[size]).append(job)
+        return groups
+
+    def run_group(self, jobs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[FileResult]:
+        """One batch; file by file where the pictures turn out to differ in size."""
+        for _, out in jobs if len(jobs) > 1 else ():
+            media.check_suffix(out, self._kinds, "this answer")
+        pictures = [self.decoder.image(source) for source, _ in jobs] if len(jobs) > 1 else []
+        if len({picture.shape for picture in pictures}) != 1:
+            return super().run_group(jobs, progress)
+        self.watch, self.notices, self.extra = Stopwatch(), [], {}
+        answers = self(np.stack(pictures))
+        for (_, out), answer in zip(jobs, answers):
+            media.write_image(out, answer)
+        spent, said = self.watch.mean_ms(len(jobs)), tuple(dict.fromkeys(self.notices))
+        extra = {**self.extra, "batch": len(jobs)}
+        return [FileResult(source, (out,), spent, 1, said, extra) for source, out in jobs]
+
     # -- batches -------------------------------------------------------------------------------------------------------
 
     def _inferred(self, tensor: Array) -> dict[str, Array]:
-        """Run all of ``tensor``'s batch, in the batches that the artifact takes."""
-        count = self._batch_for(tensor)
+        """Run all of ``tensor``'s batch, in the batches that the artifact takes and the limit of memory admits."""
+        frames = len(tensor)
+        if self._banded is not None:
+            height, width = tensor.shape[self._sides]
+            plan = self._banded.plan(height, width, self._limit_mb, admits=self._in_range(height, width))
+            self.extra["memory"] = encode(plan)
+            self.notices.append(plan.notice())
+            if plan.way != "whole":
+                timed = partial(self.watch.stage, "infer")
+                answers = [self._banded.run(one[np.newaxis], plan, timed) for one in tensor]
+                return {self._graph.outputs[0].name: np.concatenate(answers)}
+            frames = plan.frames
+        count = min(self._batch_for(tensor), frames)
         parts = [self._inferred_at(tensor[start : start + count], count) for start in range(0, len(tensor), count)]
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _banded_graph(self) -> BandedGraph:
+        """The graph in bands. Raises ``UsageError`` for a bundle that has no stages."""
+        stages, artifact = self._loaded.stages, self._loaded.artifacts[0]
+        if stages is None:
+            raise UsageError(
+                f"this bundle for {artifact.engine}:{artifact.device} does not say what a picture takes in memory",
+                expected="a bundle for onnxruntime or openvino on a CPU, in fp32 or bf16, of a network that is made of "
+                "convolutions and instance norms",
+                fix="run without --max-memory-mb, or export the model again for such a target",
+            )
+        return BandedGraph(self._loaded.root, stages, artifact, self._loaded.threads)
+
+    def executed(self) -> list[dict[str, str]]:
+        """Per session, and for the stages that ran in bands together."""
+        if self._banded is None or not self._banded.executed:
+            return super().executed()
+        return [self._banded.describe(), *(super().executed() if self._loaded.is_open else [])]
 
     def _inferred_at(self, tensor: Array, count: int) -> dict[str, Array]:
         fixed = isinstance(self._input.shape[0], int) or bool(self._loaded.built_sizes)
@@ -211,7 +297,15 @@ class ImagePredictor(Predictor):
         size = self._tensor_size(height, width)
         if self._fixed_sizes():
             return size in self._fixed_sizes()
-        return all(axis.admits(length) for axis, length in zip(self._ranges(), size))
+        if self._banded is not None:  # no picture is too large for bands
+            return all(
+                axis.min <= length and length % axis.multiple_of == 0 for axis, length in zip(self._ranges(), size)
+            )
+        return self._in_range(*size)
+
+    def _in_range(self, height: int, width: int) -> bool:
+        """Whether the graph's axes admit the size."""
+        return all(axis.admits(length) for axis, length in zip(self._ranges(), (height, width)))
 
     def _ranges(self) -> tuple[AxisRange, AxisRange]:
         """What the graph takes as height and as width."""
@@ -259,6 +353,15 @@ class ImagePredictor(Predictor):
             expected=f"a width of {across.min}..{across.max} and a height of {down.min}..{down.max} pixels{steps}",
             fix=f"scale it first, or {resize}",
         )
+
+
+def _size_by_header(source: Path) -> tuple[int, int] | None:
+    """Width and height that a picture's header says; None for what is no sound picture."""
+    try:
+        header = image_header(source)
+    except UnusableInput:
+        return None
+    return None if header.missing else (header.width, header.height)
 
 
 def arrays_from_file(path: Path) -> dict[str, Array]:
