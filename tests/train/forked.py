@@ -62,6 +62,7 @@ def interrupt_at(step: int) -> None:
     def interrupted(self: Any, batch: Any, at: int) -> Any:
         if at == step:
             signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)  # as torchrun passes it on
         return whole(self, batch, at)
 
     loop._Trainer.losses = interrupted  # type: ignore[method-assign]

@@ -110,8 +110,13 @@ class Processes:
 
     def gathered(self, value: Any) -> list[Any]:
         """Everyone's value, in the order of the processes; every process must ask."""
-        found: list[Any] = gather_object([value]) if self.count > 1 else [value]
-        return found
+        if self.count == 1:
+            return [value]
+        if self.device.type == "xla":  # accelerate gathers no objects there
+            import torch_xla.core.xla_model as xla_model
+
+            return list(xla_model.mesh_reduce("avsdk-gathered", value, list))
+        return list(gather_object([value]))
 
     def on_main(self, act: Callable[[], None]) -> None:
         """Let the first process act while the others wait; its error is raised in all of them."""

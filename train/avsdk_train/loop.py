@@ -6,10 +6,7 @@ the augmentation and the learning rate are functions of (seed, step), and everyt
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +38,7 @@ from avsdk_train.run import (
     write_run_file,
     write_spec,
 )
-from avsdk_train.stop import stop_training
+from avsdk_train.stop import interrupt_flag, stop_training
 from avsdk_train.trained import state_from_model
 from avsdk_train.watch import Watch, read_log
 from avsdk_train.weights import read_weights, write_weights
@@ -111,7 +108,7 @@ def train(family: Family, recipe: Recipe, data: TrainingData, run: Path, process
     losses: dict[str, float] = {}
     watch = Watch(run, recipe, start=start, is_main=processes.is_main)
     order = Order(recipe.batch_size, recipe.seed, start, recipe.steps, processes.index, processes.count)
-    with watch, trainer.feed(order, watch.notice) as feed, _interrupt_flag() as interrupted:
+    with watch, trainer.feed(order, watch.notice) as feed, interrupt_flag(patient=processes.count > 1) as interrupted:
         for notice in trainer.notices:
             watch.notice(notice)
         drawn = iter(feed)
@@ -120,9 +117,10 @@ def train(family: Family, recipe: Recipe, data: TrainingData, run: Path, process
                 batch = next(drawn)
             found = trainer.losses(batch, step)
             done, last = step + 1, step + 1 == recipe.steps
-            stops = processes.any(interrupted.is_set()) and not last
             logs = done % recipe.log_every == 0 or last
             due = done % recipe.checkpoint_every == 0 or last
+            asks = logs or due or processes.count == 1  # asking the others waits for the device
+            stops = asks and not last and processes.any(interrupted.is_set())
             if logs or due or stops:  # before the step is taken: no checkpoint may hold a network that has diverged
                 losses = trainer.checked(found, batch, done)
             trainer.update(found, step)
@@ -294,22 +292,3 @@ class _Trainer:
 
 def _adam(network: nn.Module, recipe: Recipe) -> Optimizer:
     return Adam(network.parameters(), lr=recipe.learning_rate)
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """Ctrl-C ends the run after the step at hand, with a checkpoint; a second one ends it at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def note(number: int, frame: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)

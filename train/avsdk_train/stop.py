@@ -1,4 +1,6 @@
-"""A training that goes wrong stops before it takes the step, and leaves what it takes to see why.
+"""What ends a training early: a signal, after the step at hand, or a loss that goes wrong, before its step is taken.
+
+The latter leaves what it takes to see why:
 
 RUN/stopped/step-NNNNNNNN/weights.safetensors   the network before the step
                           batch-P.safetensors   what process P was given
@@ -8,7 +10,10 @@ RUN/stopped/step-NNNNNNNN/weights.safetensors   the network before the step
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +24,38 @@ from avsdk.schema import SCHEMA
 from avsdk_train.family import Batch
 from avsdk_train.run import STOPPED, WEIGHTS
 from avsdk_train.weights import write_weights
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def interrupt_flag(*, patient: bool) -> Iterator[threading.Event]:
+    """Ctrl-C or SIGTERM ends the run after the step at hand, with a checkpoint; a second one ends it at once.
+
+    Not so when ``patient``: a launcher of several processes passes on a signal that the terminal has sent to all of
+    them already, and itself kills those that take too long.
+    """
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def restore() -> None:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+    def note(number: int, frame: object) -> None:
+        flag.set()
+        if not patient:
+            restore()
+
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield flag
+    finally:
+        restore()
 
 
 def stop_training(
