@@ -73,7 +73,7 @@ def assert_close(one: Path, two: Path) -> None:
     assert all(value.shape == others[name].shape for name, value in weights.items())
     # Not by element: Adam's first steps follow the sign of the tiniest gradient.
     whole, other = (torch.cat([state[name].flatten() for name in weights]) for state in (weights, others))
-    assert torch.linalg.vector_norm(whole - other) < 1e-3 * torch.linalg.vector_norm(whole)
+    assert torch.linalg.vector_norm(whole - other) < 5e-3 * torch.linalg.vector_norm(whole)
 
 
 def test_two_processes_train_as_one_with_the_doubled_batch(by_one: Path, by_two: Path) -> None:

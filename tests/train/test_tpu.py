@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.train import tiny_family
 
 from avsdk.engines.xla import XlaSession
 from avsdk.toolchains import installed_python
@@ -22,12 +21,11 @@ STEPS = 6
 _STATE = XlaSession.availability("cpu")
 pytestmark = [
     pytest.mark.skipif(not _STATE.ok, reason=f"{_STATE.reason}: {_STATE.fix}"),
-    pytest.mark.usefixtures("fresh_accelerate"),
+    pytest.mark.usefixtures("fresh_accelerate", "tiny_registered"),
 ]
 
 
 def test_a_training_on_pytorch_xla_equals_one_on_the_processor(tmp_path: Path) -> None:
-    assert tiny_family.TinyFamily.name == "tiny"
     data = tmp_path / "data"
     data.mkdir()
     for index in range(5):
