@@ -11,6 +11,7 @@ from avsdk import host
 from avsdk.errors import AvsdkError
 from avsdk_bench import noise, rounds
 from avsdk_bench.calibration import Calibration
+from avsdk_bench.facts import machine
 from avsdk_bench.plan import Cell, CellPlan
 from avsdk_bench.report import Observed, Report, comparisons_from, method_from, row_from
 
@@ -49,6 +50,7 @@ def run_bench(
     taken = [item.switches for item in observed if item.switches is not None]
     report = Report(
         host=host.probe(),
+        machine=machine(),
         rows=tuple(row_from(plan, observed[place], measurement, place) for place, plan in enumerate(plans)),
         comparisons=comparisons_from(plans, measurement),
         noise=noise.judge(
@@ -70,6 +72,7 @@ def _opened(cell: Cell, observed: Observed) -> bool:
     try:
         observed.cold = cell.open()
         observed.execution = cell.execution()
+        observed.runtime = cell.runtime()
     except AvsdkError as error:
         observed.failure = error
         cell.close()

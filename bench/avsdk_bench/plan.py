@@ -22,6 +22,7 @@ from avsdk.session import Artifact, session_class
 from avsdk.spec import GraphSpec, Sizes
 from avsdk.worker import Worker
 from avsdk_bench import cell, noise
+from avsdk_bench.facts import Accuracy, GraphFacts, accuracy_of, graph_facts, runtime_facts
 from avsdk_bench.subjects import Subject, measured_here
 
 SINGLE_STREAM = "single-stream"
@@ -56,6 +57,8 @@ class CellPlan:
     remark: str = ""
     python: tuple[str, ...] = ()
     absent: AvsdkError | None = None
+    graphs: tuple[GraphFacts, ...] = ()
+    parity: Accuracy | None = None
 
     @property
     def items(self) -> int:
@@ -108,6 +111,12 @@ class Cell:
         facts = self._worker.ask("opened")
         self._pids = [int(pid) for pid in self._worker.ask("pids")]
         return ColdStartFacts(facts["cold_start_ms"], facts["phases"], facts["input"])
+
+    def runtime(self) -> Mapping[str, Any]:
+        """The runtime that lives in the process: version, build, processors, environment."""
+        assert self._worker is not None
+        found: Mapping[str, Any] = self._worker.call(runtime_facts, engine=self.plan.engine)
+        return found
 
     def execution(self) -> Mapping[str, Mapping[str, Any]]:
         """What executed, per graph. Raises ``SilentFallback``."""
@@ -251,6 +260,8 @@ def _plan(
         settings=dict(subject.settings),
         remark=remark,
         python=_python_of(first.engine),
+        graphs=graph_facts(bundle, graph),
+        parity=accuracy_of(bundle, graph),
     )
 
 

@@ -16,8 +16,10 @@ from avsdk.errors import AvsdkError
 from avsdk.files import write_atomic
 from avsdk.host import Host
 from avsdk_bench import statistics
+from avsdk_bench.facts import Accuracy, GraphFacts, Machine, RuntimeFacts
 from avsdk_bench.noise import Noise
 from avsdk_bench.plan import SINGLE_STREAM, THIS_CPU, CellPlan, ColdStartFacts, sizes_text
+from avsdk_bench.records import Elsewhere, Judged, VendorComparison
 from avsdk_bench.rounds import Measurement
 from avsdk_bench.subjects import measured_elsewhere
 
@@ -28,7 +30,9 @@ Status = Literal["measured", "replayed", "predicted", "unavailable"]
 class Row:
     """One cell. Times in ms; ``p50_ci_ms`` is a 95 % interval, ``p90_ms`` and ``p99_ms`` bounds that hold with 99 %.
 
-    A number that was not measured, or for which there are too few samples, is None.
+    A number that was not measured, or for which there are too few samples, is None. ``includes``: the stages in the
+    times. ``roofline`` holds ``bound_ms``, ``bound_by`` and ``reached`` (a share), where it is known. ``machine`` names
+    an entry of the report's ``elsewhere``; it is empty for the machine of the report itself.
     """
 
     bundle: str
@@ -68,11 +72,19 @@ class Row:
     model: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     samples_ms: tuple[tuple[float, ...], ...] = ()
+    iqr_ms: tuple[float, float] | None = None
+    cold_starts_ms: tuple[float, ...] = ()
+    includes: tuple[str, ...] = ()
+    graphs: tuple[GraphFacts, ...] = ()
+    parity: Accuracy | None = None
+    runtime: RuntimeFacts | None = None
+    roofline: Mapping[str, Any] | None = None
+    machine: str = ""
 
     @property
     def label(self) -> str:
         """What messages call the row."""
-        words = (Path(self.bundle).name, self.graph, sizes_text(self.shapes), self.place)
+        words = (Path(self.bundle).name, self.graph, sizes_text(self.shapes), self.place, self.machine)
         return " · ".join(word for word in words if word)
 
     @property
@@ -128,6 +140,10 @@ class Report:
     command: str
     date: str
     avsdk: str = avsdk.__version__
+    machine: Machine | None = None
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
+    baseline: tuple[Judged, ...] = ()
+    vendors: tuple[VendorComparison, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``--json`` prints and ``--out`` holds."""
@@ -147,6 +163,7 @@ class Observed:
     execution: Mapping[str, Mapping[str, Any]] | None = None
     memory: Mapping[str, Any] | None = None
     stages: Mapping[str, float] | None = None
+    runtime: Mapping[str, Any] | None = None
     switches: int | None = None
     failure: AvsdkError | None = None
 
@@ -161,6 +178,10 @@ def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell:
             "cold_start": {name: round(value, 3) for name, value in observed.cold.phases.items()},
             "input": observed.cold.source,
         }
+    if observed.runtime is not None:
+        facts["runtime"] = schema.decode(RuntimeFacts, observed.runtime, where="runtime")
+    if observed.stages:
+        facts["includes"] = tuple(observed.stages)
     failure = observed.failure or measurement.failures.get(cell)
     if failure is not None:
         return Row(**facts, status="unavailable", reason=failure.failed, fix=failure.fix)
@@ -215,7 +236,8 @@ def _identity(plan: CellPlan) -> dict[str, Any]:
     return {
         "bundle": plan.bundle, "graph": plan.graph, "target": plan.target, "engine": plan.engine, "device": plan.device,
         "precision": plan.precision, "threads": plan.threads, "shapes": dict(plan.sizes), "size_mb": plan.size_mb,
-        "model": dict(plan.model), "settings": dict(plan.settings),
+        "model": dict(plan.model), "settings": dict(plan.settings), "graphs": plan.graphs, "parity": plan.parity,
+        "includes": ("infer",),
     }  # fmt: skip
 
 
@@ -259,6 +281,7 @@ def _latencies(plan: CellPlan, measurement: Measurement, cell: int) -> dict[str,
         "p50_ci_ms": (round(interval.low, 6), round(interval.high, 6)) if interval else None,
         **{name: None if bound is None else round(bound, 6) for name, bound in bounds.items()},
         "min_ms": round(float(pooled.min()), 6),
+        "iqr_ms": tuple(round(float(value), 6) for value in np.quantile(pooled, (0.25, 0.75))),
         "throughput_per_s": round(plan.items * len(pooled) / (float(pooled.sum()) / 1e3), 4),
         "n": len(pooled),
         "rounds": len(rounds),

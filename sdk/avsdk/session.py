@@ -138,6 +138,11 @@ class Session(ABC):
         """The version of the package ``name`` where the session runs; empty where it is not known."""
         return installed_release(name)
 
+    @classmethod
+    def build(cls) -> str:
+        """How the runtime was built, in its own words; empty where it does not tell."""
+        return ""
+
     def requirements(self) -> Requirements:
         """What the artifact needs of this machine, by its options."""
         return Requirements.of(self.artifact.options)

@@ -18,6 +18,7 @@ from avsdk_bench import cell
 from avsdk_bench.bench import run_bench
 from avsdk_bench.cli import app
 from avsdk_bench.plan import Cell, plans_for
+from avsdk_bench.reading import read_report
 from avsdk_bench.rounds import Settings
 
 pytest.importorskip("onnxruntime", reason="the cells need a runtime: pip install 'avsdk[onnxruntime]'")
@@ -62,9 +63,20 @@ def test_a_bundle_is_measured_per_graph_and_as_a_pipeline(make_bundle, tmp_path:
         assert (row["p99_ms"] is None) == (row["n"] < 662)
         assert row["peak_rss_mb"] >= row["memory"]["load"]["rss_mb"] > 0
         assert row["cold_start_ms"] == pytest.approx(sum(row["cold_start"].values()), abs=0.1)
+        assert row["iqr_ms"][0] <= row["p50_ms"] <= row["iqr_ms"][1]
+        assert row["graphs"][0]["operators"] == {"Conv": 1}
+        assert (row["graphs"][0]["opset"], row["graphs"][0]["ir"]) == (18, 9)
+        assert row["graphs"][0]["sha256"] == row["model"]["model/net.onnx"]
+        assert (row["parity"]["verdict"], row["parity"]["reason"]) == ("not_run", "made by hand")
+        assert row["runtime"]["version"][0].isdecimal()
+        assert "build type" in row["runtime"]["build"]
+        assert row["runtime"]["environment"]["OMP_NUM_THREADS"] == "1"
         assert set(row["cold_start"]) == {"spawn_ms", "import_ms", "verify_ms", "load_ms", "first_output_ms"}
     assert set(document["rows"][1]["stages_ms"]) == {"preprocess", "infer", "postprocess"}
     assert document["rows"][0]["stages_ms"] is None
+    assert [row["includes"] for row in document["rows"]] == [["infer"], ["preprocess", "infer", "postprocess"]]
+    assert read_report(out).to_json() == document
+    assert document["machine"]["kernel"].startswith(document["host"]["system"].split()[0])
     assert len(document["method"]["order"]) == document["method"]["rounds"]
     assert document["command"].startswith("avsdk bench ")
 

@@ -40,6 +40,11 @@ class OnnxRuntimeSession(Session):
         found = util.find_spec("onnxruntime") is not None
         return provider_state(device, _runtime() if found else None)
 
+    @classmethod
+    def build(cls) -> str:
+        """The branch, commit and flags of the build."""
+        return str(_runtime().get_build_info())
+
     def _open(self) -> None:
         self._refuse_strangers()
         runtime = _runtime()

@@ -59,6 +59,13 @@ class OpenVinoSession(Session):
         """Whether the package is here, and the hardware of every device named; the CPU plugin comes with it."""
         return availability(device)
 
+    @classmethod
+    def build(cls) -> str:
+        """The version with its commit and branch."""
+        import openvino
+
+        return str(openvino.get_version())
+
     def requirements(self) -> Requirements:
         """An IR is read by the release that wrote it and by later ones; for a blob its compiler says which."""
         made_by = self.option("openvino", str, "")
