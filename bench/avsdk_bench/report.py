@@ -88,6 +88,11 @@ class Row:
         return " · ".join(word for word in words if word)
 
     @property
+    def snr_db(self) -> float | None:
+        """How far the bundle's numbers are from its fp32 reference's, where that was compared."""
+        return self.parity.snr_db if self.parity is not None else None
+
+    @property
     def place(self) -> str:
         """Engine, device and the engine's settings: ``torch:cpu compile``; the device where no engine serves it."""
         return " ".join([f"{self.engine}:{self.device}".lstrip(":"), *self.settings.values()])
