@@ -72,7 +72,6 @@ def _opened(cell: Cell, observed: Observed) -> bool:
     try:
         observed.cold = cell.open()
         observed.execution = cell.execution()
-        observed.runtime = cell.runtime()
     except AvsdkError as error:
         observed.failure = error
         cell.close()
@@ -83,6 +82,7 @@ def _opened(cell: Cell, observed: Observed) -> bool:
 def _finish(cell: Cell, observed: Observed, switches_before: int | None) -> None:
     try:
         observed.memory = cell.memory()
+        observed.runtime = cell.runtime()  # after it, for asking takes memory
         observed.stages = cell.stages()
         after = cell.involuntary_switches()
     except AvsdkError as error:

@@ -47,6 +47,7 @@ _Threads = Annotated[
 ]
 _Out = Annotated[Path | None, typer.Option("--out", metavar="R.json", help="Write the report, samples included.")]
 _Chart = Annotated[Path | None, typer.Option("--chart", metavar="C.png", help="Draw a chart, PNG or SVG.")]
+_Html = Annotated[Path | None, typer.Option("--html", metavar="R.html", help="Write one page that needs nothing else.")]
 _Baseline = Annotated[
     Path | None,
     typer.Option("--baseline", metavar="OLD.json", help="An older report: its rows not measured now are replayed."),
@@ -78,6 +79,7 @@ def bench(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the order of cells and of made-up inputs.")] = 0,
     out: _Out = None,
     chart: _Chart = None,
+    html: _Html = None,
     baseline: _Baseline = None,
     fail_if: _FailIf = None,
     cold_starts: _ColdStarts = 1,
@@ -95,7 +97,9 @@ def bench(
     from avsdk_bench.subjects import Request
 
     method = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
-    follow_up = FollowUp.of(out=out, chart=chart, baseline=baseline, fail_if=fail_if or (), cold_starts=cold_starts)
+    follow_up = FollowUp.of(
+        out=out, chart=chart, html=html, baseline=baseline, fail_if=fail_if or (), cold_starts=cold_starts
+    )
     axes = [sizes_from_text(text) for text in axis or []]
     if not models and baseline is None:
         raise UsageError("bench got nothing to measure", expected="a BUNDLE or MODEL, or --baseline to show again")

@@ -16,11 +16,13 @@ from typing import Any, Optional
 
 from avsdk.bundle import Bundle
 from avsdk.golden import PIPELINE
+from avsdk.host import library_version
 from avsdk.onnx_check import check_onnx
 from avsdk.parity import Deviation
 from avsdk.session import session_class
 
-_ENVIRONMENT = re.compile(r"(OMP|MKL|OPENBLAS|GOMP|KMP|ORT|OV|XNNPACK|TF|CUDA|NVIDIA)_[A-Z0-9_]+")
+_ENVIRONMENT = re.compile(r"(OMP|MKL|OPENBLAS|GOMP|KMP)_[A-Z_]+|CUDA_VISIBLE_DEVICES|LD_PRELOAD|MALLOC_[A-Z_]+")
+"""What changes how fast native code runs; the rest of a user's environment is nobody's business."""
 _MOST_TEXT = 400
 
 
@@ -124,7 +126,7 @@ def runtime_facts(engine: str) -> dict[str, Any]:
     kind = session_class(engine)
     found = RuntimeFacts(
         engine=engine,
-        version=kind.release(engine),
+        version=kind.release(engine) or library_version(engine),
         build=kind.build()[:_MOST_TEXT],
         python=platform.python_version(),
         affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),

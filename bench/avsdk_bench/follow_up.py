@@ -19,6 +19,7 @@ from avsdk_bench.baseline import (
     with_replayed,
 )
 from avsdk_bench.chart import check_chart, draw_chart
+from avsdk_bench.page import check_page, write_page
 from avsdk_bench.plan import Cell, CellPlan
 from avsdk_bench.reading import read_report
 from avsdk_bench.report import Report, Row
@@ -52,6 +53,8 @@ class FollowUp:
         """Read and parse; raises ``UsageError``, ``NotAvailable`` and ``Refused`` before anything runs."""
         if chart is not None:
             check_chart(chart)
+        if html is not None:
+            check_page(html)
         limits = tuple(limit_from_text(text) for text in fail_if)
         if limits and baseline is None:
             raise UsageError(
@@ -83,6 +86,8 @@ class FollowUp:
             report.write(self.out)
         if self.chart is not None:
             draw_chart(report, self.chart)
+        if self.html is not None:
+            write_page(report, self.html)
 
 
 def _with_cold_starts(rows: Sequence[Row], plans: Sequence[CellPlan], count: int, seed: int) -> tuple[Row, ...]:

@@ -174,15 +174,18 @@ def _npus() -> list[str]:
     return [f"npu: {node.name}" for node in sorted(Path("/dev/accel").glob("accel*"))]
 
 
-def _libraries() -> dict[str, str]:
+def library_version(runtime: str) -> str:
+    """The version of the distribution that brings a runtime here; empty where none does."""
     from importlib import metadata  # slow to import, and rarely needed
 
-    versions = {}
-    for runtime, distributions in _RUNTIMES.items():
-        for distribution in distributions:
-            try:
-                versions[runtime] = metadata.version(distribution)
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    return versions
+    for distribution in _RUNTIMES.get(runtime, ()):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _libraries() -> dict[str, str]:
+    versions = {runtime: library_version(runtime) for runtime in _RUNTIMES}
+    return {runtime: version for runtime, version in versions.items() if version}
