@@ -60,6 +60,10 @@ _ColdStarts = Annotated[
     int, typer.Option("--cold-starts", min=1, help="How often each cell is started; 5 for --fail-if 'cold_start>+10%'.")
 ]
 
+_CompareVendor = Annotated[
+    bool, typer.Option("--compare-vendor", help="Also run each engine's own benchmark, settings matched.")
+]
+
 
 @app.callback()
 def _group() -> None:
@@ -83,6 +87,7 @@ def bench(
     baseline: _Baseline = None,
     fail_if: _FailIf = None,
     cold_starts: _ColdStarts = 1,
+    compare_vendor: _CompareVendor = False,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -98,8 +103,9 @@ def bench(
 
     method = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
     follow_up = FollowUp.of(
-        out=out, chart=chart, html=html, baseline=baseline, fail_if=fail_if or (), cold_starts=cold_starts
-    )
+        out=out, chart=chart, html=html, baseline=baseline, fail_if=fail_if or (), cold_starts=cold_starts,
+        compare_vendor=compare_vendor,
+    )  # fmt: skip
     axes = [sizes_from_text(text) for text in axis or []]
     if not models and baseline is None:
         raise UsageError("bench got nothing to measure", expected="a BUNDLE or MODEL, or --baseline to show again")

@@ -23,6 +23,7 @@ from avsdk_bench.page import check_page, write_page
 from avsdk_bench.plan import Cell, CellPlan
 from avsdk_bench.reading import read_report
 from avsdk_bench.report import Report, Row
+from avsdk_bench.vendor import compare_vendors
 
 _COLD_STARTS_FOR_A_LIMIT = 5
 
@@ -38,6 +39,7 @@ class FollowUp:
     old_name: str = ""
     limits: tuple[Limit, ...] = ()
     cold_starts: int = 1
+    compare_vendor: bool = False
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class FollowUp:
         baseline: Path | None = None,
         fail_if: Sequence[str] = (),
         cold_starts: int = 1,
+        compare_vendor: bool = False,
     ) -> FollowUp:
         """Read and parse; raises ``UsageError``, ``NotAvailable`` and ``Refused`` before anything runs."""
         if chart is not None:
@@ -63,7 +66,9 @@ class FollowUp:
         if any(limit.metric == "cold_start" for limit in limits):
             cold_starts = max(cold_starts, _COLD_STARTS_FOR_A_LIMIT)
         old = read_report(baseline) if baseline is not None else None
-        return cls(out, chart, html, old, baseline.name if baseline is not None else "", limits, cold_starts)
+        return cls(
+            out, chart, html, old, baseline.name if baseline is not None else "", limits, cold_starts, compare_vendor
+        )
 
     def check(self, plans: Sequence[CellPlan]) -> None:
         """Refuse a comparison that could not be made: another machine, or no cell in common."""
@@ -75,6 +80,8 @@ class FollowUp:
         """The report with what was asked for beside it."""
         if self.cold_starts > 1:
             report = replace(report, rows=_with_cold_starts(report.rows, plans, self.cold_starts, report.method.seed))
+        if self.compare_vendor:
+            report = replace(report, vendors=compare_vendors(report, plans))
         if self.old is not None:
             report = replace(report, baseline=judge(report, self.old, self.limits))
             report = with_replayed(report, self.old, self.old_name)

@@ -172,6 +172,10 @@ class Session(ABC):
         self._check_outputs(outputs, sizes)
         return outputs
 
+    def check(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Every check that ``run`` makes of what goes in and what comes out; for who wants to know what they cost."""
+        self._check_outputs(outputs, self._check_feeds(feeds))
+
     def execution(self) -> Execution:
         """What executed, read back from the runtime.
 
