@@ -66,7 +66,10 @@ def limit_from_text(text: str) -> Limit:
 
 def require_same_machine(baseline: Report, here: Host) -> None:
     """Raise ``UsageError`` where the baseline is another machine's: its speed says nothing of this one's."""
-    then = baseline.host
+    _require_alike(baseline.host, here)
+
+
+def _require_alike(then: Host, here: Host) -> None:
     for name in ("cpu", "arch", "cores", "cgroup_cpus", "accelerators"):
         was, now = getattr(then, name), getattr(here, name)
         if was != now:
@@ -83,6 +86,7 @@ def pairs_of(cells: Sequence[CellPlan | Row], baseline: Report) -> dict[int, int
             other
             for other, row in enumerate(baseline.rows)
             if row.status == "measured" and other not in found.values() and _key(row) == _key(item)
+            if isinstance(item, CellPlan) or row.machine == item.machine
         ]
         named = [other for other in same if _name(baseline.rows[other]) == _name(item)]
         if same:
@@ -115,13 +119,19 @@ def require_pairs(cells: Sequence[CellPlan | Row], baseline: Report) -> None:
 def judge(report: Report, baseline: Report, limits: Sequence[Limit]) -> tuple[Judged, ...]:
     """Every limit on every measured row that has its like in the baseline."""
     pairs = pairs_of(report.rows, baseline)
-    drift = _machine_drift(report, baseline)
-    return tuple(
-        _judged(place, limit, row, baseline.rows[pairs[place]], drift)
-        for place, row in enumerate(report.rows)
-        if place in pairs
-        for limit in limits
-    )
+    found = []
+    for place, row in enumerate(report.rows):
+        if place not in pairs:
+            continue
+        was = baseline.rows[pairs[place]]
+        then, now = _origin(baseline, was), _origin(report, row)
+        for limit in limits:
+            try:
+                _require_alike(then.host, now.host)
+                found.append(_judged(place, limit, row, was, _machine_drift(then, now)))
+            except UsageError as error:
+                found.append(Judged(place, limit.metric, limit.text, "not shown", reason=error.failed))
+    return tuple(found)
 
 
 def require_within(report: Report) -> None:
@@ -148,7 +158,11 @@ def sentence(item: Judged) -> str:
 
 def with_replayed(report: Report, baseline: Report, name: str) -> Report:
     """The report with the baseline's rows that were not measured now, marked, and their comparisons."""
-    known = set(pairs_of(report.rows, baseline).values()) if _is_same_machine(baseline, report.host) else set()
+    known = {
+        other
+        for place, other in pairs_of(report.rows, baseline).items()
+        if _is_alike(_origin(baseline, baseline.rows[other]).host, _origin(report, report.rows[place]).host)
+    }
     places: dict[int, int] = {}
     rows = list(report.rows)
     for place, row in enumerate(baseline.rows):
@@ -163,7 +177,7 @@ def with_replayed(report: Report, baseline: Report, name: str) -> Report:
         for item in baseline.comparisons
         if item.row in places and item.reference in places
     )
-    origins = {name: _elsewhere(baseline)} | {f"{name} {key}": item for key, item in baseline.elsewhere.items()}
+    origins = {name: elsewhere_of(baseline)} | {f"{name} {key}": item for key, item in baseline.elsewhere.items()}
     return replace(
         report, rows=tuple(rows), comparisons=report.comparisons + compared, elsewhere={**report.elsewhere, **origins}
     )
@@ -238,26 +252,32 @@ def _interval(was: float, now: float, ratios: Floats) -> Change:
     return Change(round(was, 6), round(now, 6), float(low) - 1.0, float(high) - 1.0)
 
 
-def _machine_drift(report: Report, baseline: Report) -> str:
+def _machine_drift(then: Elsewhere, now: Elsewhere) -> str:
     """Says so where the calibration kernel took another time then: the machine changed, whatever the model did."""
-    middles = [np.median([before for before, _ in item.method.calibration_ms] or [0.0]) for item in (baseline, report)]
-    if not all(middles):
+    if not then.calibration_ms or not now.calibration_ms:
         return ""
-    change = float(middles[1] / middles[0]) - 1.0
+    change = now.calibration_ms / then.calibration_ms - 1.0
     if abs(change) <= DRIFT_LIMIT:
         return ""
     return f"the machine itself took {change:+.0%} of time for the calibration kernel: measure both again in quiet"
 
 
-def _is_same_machine(baseline: Report, here: Host) -> bool:
+def _is_alike(then: Host, here: Host) -> bool:
     try:
-        require_same_machine(baseline, here)
+        _require_alike(then, here)
     except UsageError:
         return False
     return True
 
 
-def _elsewhere(report: Report) -> Elsewhere:
+def _origin(report: Report, row: Row) -> Elsewhere:
+    """Where a row was measured."""
+    return report.elsewhere[row.machine] if row.machine else elsewhere_of(report)
+
+
+def elsewhere_of(report: Report) -> Elsewhere:
+    """What a report says of its machine and its making, to stand in another one."""
+    kernel = [before for before, _ in report.method.calibration_ms]
     return Elsewhere(
         host=report.host,
         date=report.date,
@@ -268,6 +288,7 @@ def _elsewhere(report: Report) -> Elsewhere:
         void_rounds=report.method.void_rounds,
         stopped_by=report.method.stopped_by,
         machine=report.machine,
+        calibration_ms=float(np.median(kernel)) if kernel else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +61,12 @@ _ColdStarts = Annotated[
     int, typer.Option("--cold-starts", min=1, help="How often each cell is started; 5 for --fail-if 'cold_start>+10%'.")
 ]
 
+_On = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--on", metavar="ssh://USER@HOST", help="Measure there, or on adb://SERIAL. Repeatable.", show_default=False
+    ),
+]
 _CompareVendor = Annotated[
     bool, typer.Option("--compare-vendor", help="Also run each engine's own benchmark, settings matched.")
 ]
@@ -88,6 +95,7 @@ def bench(
     fail_if: _FailIf = None,
     cold_starts: _ColdStarts = 1,
     compare_vendor: _CompareVendor = False,
+    on: _On = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -98,6 +106,7 @@ def bench(
     from avsdk_bench.bench import run_bench
     from avsdk_bench.follow_up import FollowUp
     from avsdk_bench.plan import sizes_from_text
+    from avsdk_bench.remote_bench import bench_elsewhere
     from avsdk_bench.rounds import Settings
     from avsdk_bench.subjects import Request
 
@@ -111,10 +120,11 @@ def bench(
         raise UsageError("bench got nothing to measure", expected="a BUNDLE or MODEL, or --baseline to show again")
     request = Request(models or [], target, precision, axes, console.settings_from(settings))
     plans = _plans(request, threads, seed)
-    follow_up.check(plans)
+    follow_up.check(plans, on=on or ())
     command = _command(request, axis or [], plans[0].threads if plans else 1, method)
     with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
-        report, errors = run_bench(plans, method, command=command, progress=advance)
+        measure = partial(bench_elsewhere, on, notice=console.notice, threads=threads) if on else run_bench
+        report, errors = measure(plans, method, command=command, progress=advance)
     report = follow_up.completed(report, plans)
     follow_up.write(report)
     _conclude(report, errors, as_json=as_json)

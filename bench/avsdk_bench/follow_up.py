@@ -70,9 +70,12 @@ class FollowUp:
             out, chart, html, old, baseline.name if baseline is not None else "", limits, cold_starts, compare_vendor
         )
 
-    def check(self, plans: Sequence[CellPlan]) -> None:
+    def check(self, plans: Sequence[CellPlan], *, on: Sequence[str] = ()) -> None:
         """Refuse a comparison that could not be made: another machine, or no cell in common."""
-        if self.old is not None and self.limits:
+        if on and (self.compare_vendor or self.cold_starts > 1):
+            option = "--compare-vendor" if self.compare_vendor else "--cold-starts"
+            raise UsageError(f"{option} is of this machine, and --on of others", expected="one of the two")
+        if self.old is not None and self.limits and not on:
             require_same_machine(self.old, host.probe())
             require_pairs(plans, self.old)
 

@@ -13,7 +13,10 @@ from avsdk_bench.noise import Noise
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Where rows came from that this machine did not measure now: another machine, or an older report."""
+    """Where rows came from that this machine did not measure now: another machine, or an older report.
+
+    ``calibration_ms`` is the median time of its calibration kernel.
+    """
 
     host: Host
     date: str
@@ -24,6 +27,7 @@ class Elsewhere:
     void_rounds: int
     stopped_by: str
     machine: Machine | None = None
+    calibration_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,21 @@ def test_what_was_not_measured_now_is_replayed_and_never_called_measured() -> No
     assert [(item.row, item.reference) for item in found.comparisons] == [(2, 1)]
 
 
+def test_rows_of_other_machines_are_compared_with_rows_of_the_same_ones() -> None:
+    def on(name: str, cpu: str, row: Row) -> Report:
+        report = made_up_report(replace(row, machine=name))
+        there = baseline.elsewhere_of(replace(report, host=replace(report.host, cpu=cpu)))
+        return replace(report, elsewhere={name: there})
+
+    limits = [baseline.limit_from_text("size>+5%")]
+    old, heavier = on("ssh://pi", "A76", made_up_row()), made_up_row(size_mb=9.0)
+    (same,) = baseline.judge(on("ssh://pi", "A76", heavier), old, limits)
+    (swapped,) = baseline.judge(on("ssh://pi", "A72", heavier), old, limits)
+    assert (same.verdict, swapped.verdict) == ("beyond", "not shown")
+    assert "cpu was A76, is A72" in swapped.reason
+    assert baseline.judge(on("ssh://other", "A76", heavier), old, limits) == ()
+
+
 def run(*arguments: object) -> Any:
     return CliRunner().invoke(app, ["bench", *map(str, arguments)])
 
@@ -164,6 +179,8 @@ def test_a_gate_from_end_to_end(make_bundle, tmp_path: Path) -> None:  # type: i
         ([], UsageError, "nothing to measure"),
         (["--fail-if", "p50>+5%"], UsageError, "nothing to compare with"),
         (["--baseline", "absent.json"], UsageError, "cannot be read"),
+        (["--on", "ssh://a", "--compare-vendor"], UsageError, "--compare-vendor is of this machine"),
+        (["--on", "ssh://a/b"], UsageError, "is no address"),
     ],
 )
 def test_wrong_use_is_refused_before_anything_runs(make_bundle, arguments, kind, text) -> None:  # type: ignore[no-untyped-def]
