@@ -212,7 +212,7 @@ def _change(metric: str, row: Row, was: Row) -> Change | str:
             return "it is not known for both"
         return Change(then, now, now / then - 1.0, now / then - 1.0)
     if metric == "cold_start":
-        return _change_of([np.asarray(item.cold_starts_ms) for item in (was, row)], np.median, _LEAST_COLD_STARTS)
+        return _change_of([np.asarray(item.starts_ms) for item in (was, row)], np.median, _LEAST_COLD_STARTS)
     rounds = [[np.asarray(part) for part in item.samples_ms if part] for item in (was, row)]
     if metric == "p50":
         return _change_of([np.array([np.median(part) for part in item]) for item in rounds], np.median, 2)

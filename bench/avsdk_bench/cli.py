@@ -57,8 +57,8 @@ _FailIf = Annotated[
     list[str] | None,
     typer.Option("--fail-if", metavar="LIMIT", help="As 'p50>+5%' of the baseline: exit 4.", show_default=False),
 ]
-_ColdStarts = Annotated[
-    int, typer.Option("--cold-starts", min=1, help="How often each cell is started; 5 for --fail-if 'cold_start>+10%'.")
+_Starts = Annotated[
+    int, typer.Option("--starts", min=1, help="How often each cell is started; 5 for --fail-if 'cold_start>+10%'.")
 ]
 
 _On = Annotated[
@@ -93,7 +93,7 @@ def bench(
     html: _Html = None,
     baseline: _Baseline = None,
     fail_if: _FailIf = None,
-    cold_starts: _ColdStarts = 1,
+    starts: _Starts = 1,
     compare_vendor: _CompareVendor = False,
     on: _On = None,
     settings: SetOption = None,
@@ -112,7 +112,7 @@ def bench(
 
     method = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
     follow_up = FollowUp.of(
-        out=out, chart=chart, html=html, baseline=baseline, fail_if=fail_if or (), cold_starts=cold_starts,
+        out=out, chart=chart, html=html, baseline=baseline, fail_if=fail_if or (), starts=starts,
         compare_vendor=compare_vendor,
     )  # fmt: skip
     axes = [sizes_from_text(text) for text in axis or []]

@@ -30,7 +30,7 @@ _COLD_STARTS_FOR_A_LIMIT = 5
 
 @dataclass(frozen=True)
 class FollowUp:
-    """What the options ask for: ``old`` is the report of ``--baseline``, ``cold_starts`` how often each cell starts."""
+    """What the options ask for: ``old`` is the report of ``--baseline``, ``starts`` how often each cell starts."""
 
     out: Path | None = None
     chart: Path | None = None
@@ -38,7 +38,7 @@ class FollowUp:
     old: Report | None = None
     old_name: str = ""
     limits: tuple[Limit, ...] = ()
-    cold_starts: int = 1
+    starts: int = 1
     compare_vendor: bool = False
 
     @classmethod
@@ -50,7 +50,7 @@ class FollowUp:
         html: Path | None = None,
         baseline: Path | None = None,
         fail_if: Sequence[str] = (),
-        cold_starts: int = 1,
+        starts: int = 1,
         compare_vendor: bool = False,
     ) -> FollowUp:
         """Read and parse; raises ``UsageError``, ``NotAvailable`` and ``Refused`` before anything runs."""
@@ -64,16 +64,14 @@ class FollowUp:
                 f"--fail-if {limits[0].text} has nothing to compare with", expected="--baseline OLD.json beside it"
             )
         if any(limit.metric == "cold_start" for limit in limits):
-            cold_starts = max(cold_starts, _COLD_STARTS_FOR_A_LIMIT)
+            starts = max(starts, _COLD_STARTS_FOR_A_LIMIT)
         old = read_report(baseline) if baseline is not None else None
-        return cls(
-            out, chart, html, old, baseline.name if baseline is not None else "", limits, cold_starts, compare_vendor
-        )
+        return cls(out, chart, html, old, baseline.name if baseline is not None else "", limits, starts, compare_vendor)
 
     def check(self, plans: Sequence[CellPlan], *, on: Sequence[str] = ()) -> None:
         """Refuse a comparison that could not be made: another machine, or no cell in common."""
-        if on and (self.compare_vendor or self.cold_starts > 1):
-            option = "--compare-vendor" if self.compare_vendor else "--cold-starts"
+        if on and (self.compare_vendor or self.starts > 1):
+            option = "--compare-vendor" if self.compare_vendor else "--starts"
             raise UsageError(f"{option} is of this machine, and --on of others", expected="one of the two")
         if self.old is not None and self.limits and not on:
             require_same_machine(self.old, host.probe())
@@ -81,8 +79,8 @@ class FollowUp:
 
     def completed(self, report: Report, plans: Sequence[CellPlan]) -> Report:
         """The report with what was asked for beside it."""
-        if self.cold_starts > 1:
-            report = replace(report, rows=_with_cold_starts(report.rows, plans, self.cold_starts, report.method.seed))
+        if self.starts > 1:
+            report = replace(report, rows=_with_cold_starts(report.rows, plans, self.starts, report.method.seed))
         if self.compare_vendor:
             report = replace(report, vendors=compare_vendors(report, plans))
         if self.old is not None:
@@ -112,4 +110,4 @@ def _with_cold_starts(rows: Sequence[Row], plans: Sequence[CellPlan], count: int
                     found[int(place)].append(round(cell.open().total_ms, 3))
                 except AvsdkError:  # it did start before: what else is measured stands
                     continue
-    return tuple(replace(row, cold_starts_ms=tuple(found.get(place, ()))) for place, row in enumerate(rows))
+    return tuple(replace(row, starts_ms=tuple(found.get(place, ()))) for place, row in enumerate(rows))

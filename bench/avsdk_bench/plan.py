@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,12 +86,25 @@ class ColdStartFacts:
     source: str
 
 
+class Process(Protocol):
+    """What a cell asks of the process that it lives in: ``avsdk.worker.Worker``, here or on another machine."""
+
+    def ask(self, method: str, /, **arguments: Any) -> Any:
+        """Call a method of what the process holds."""
+
+    def call(self, function: Callable[..., Any], /, **arguments: Any) -> Any:
+        """Call a function in the process."""
+
+    def close(self) -> None:
+        """End the process."""
+
+
 class Cell:
     """The process of one cell. The parent sleeps while a request is served."""
 
     def __init__(self, plan: CellPlan) -> None:
         self.plan = plan
-        self._worker: Worker | None = None
+        self._worker: Process | None = None
         self._pids: list[int] = []
 
     def open(self) -> ColdStartFacts:
@@ -99,17 +112,17 @@ class Cell:
         if self.plan.absent is not None:
             raise self.plan.absent
         spawned = time.perf_counter_ns()
-        self._worker = Worker(
+        worker = self._worker = Worker(
             self.plan.label,
             self.plan.python or sys.executable,
             timeout_s=_TURN_TIMEOUT_S,
             env=_thread_limits(self.plan.threads),
         )
         if self.plan.python:  # no package there offers avsdk's plug-ins
-            self._worker.call(plugins.lend, entries=plugins.offered("engines", "predictors"))
-        self._worker.open(self.plan.factory, timeout_s=OPEN_TIMEOUT_S, spawned_ns=spawned, **self.plan.arguments)
-        facts = self._worker.ask("opened")
-        self._pids = [int(pid) for pid in self._worker.ask("pids")]
+            worker.call(plugins.lend, entries=plugins.offered("engines", "predictors"))
+        worker.open(self.plan.factory, timeout_s=OPEN_TIMEOUT_S, spawned_ns=spawned, **self.plan.arguments)
+        facts = worker.ask("opened")
+        self._pids = [int(pid) for pid in worker.ask("pids")]
         return ColdStartFacts(facts["cold_start_ms"], facts["phases"], facts["input"])
 
     def runtime(self) -> Mapping[str, Any]:

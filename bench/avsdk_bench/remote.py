@@ -140,8 +140,13 @@ class Remote:
             needed_mb = sum(files[digest].stat().st_size for digest in missing) >> 20
             if needed_mb >= int(seen.get("free_mb") or 0):
                 raise NotAvailable(f"{self.name} has no room for {needed_mb} MB in {seen.get('folder')}")
+            folder = str(seen.get("folder"))
+            if not folder.startswith("/"):
+                raise Refused(f"{self.name} keeps files in {folder[:100]!r}", expected="a path from the root")
             for digest in missing:
-                if not self._boot("place", self.link.send(files[digest], digest[:16]), digest).get("placed"):
+                sent = f"{folder}/sent-{os.getpid()}-{digest[:16]}"
+                self.link.send(files[digest], sent)
+                if not self._boot("place", sent, digest).get("placed"):
                     message = f"{self.name}: a file arrived damaged"
                     raise LinkLost(message)
 

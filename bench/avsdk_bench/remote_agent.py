@@ -29,12 +29,12 @@ from avsdk_bench.calibration import Calibration
 from avsdk_bench.facts import machine, runtime_facts
 
 PROTOCOL = 1
+ARRAY = "$array"
 _ALONE_S = 600.0
 _MOST_LINE = 64 << 20
 _OPEN_S = 900.0
 _TURN_S = 600.0
 _FACTORIES: dict[str, Callable[..., object]] = {"graph": cell.open_graph, "pipeline": cell.open_pipeline}
-_ASKED = ("execution", "memory", "stages")
 
 
 class Agent:
@@ -84,20 +84,16 @@ class Agent:
         self._pids[key] = [int(pid) for pid in worker.ask("pids")]
         return facts
 
-    def ask(self, key: str, what: str) -> Any:
-        """What a cell tells of itself."""
-        if what not in _ASKED:
-            raise UsageError(f"a cell was asked for {what!r}", expected=", ".join(_ASKED))
-        return self._cells[key].ask(what)
+    def ask(self, key: str, what: str, arguments: Mapping[str, Any]) -> Any:
+        """What a cell does or tells: a method of ``CellWorker``; an array of ns travels as a list."""
+        if what.startswith("_") or what == "close" or not hasattr(cell.CellWorker, what):
+            raise UsageError(f"a cell was asked for {what!r}", expected="a method of CellWorker")
+        found = self._cells[key].ask(what, **arguments)
+        return {ARRAY: found.tolist()} if hasattr(found, "tolist") else found
 
     def runtime(self, key: str) -> Any:
         """The runtime that lives in a cell."""
         return self._cells[key].call(runtime_facts, engine=self._engines[key])
-
-    def run(self, key: str, n: int, lead_in: int) -> list[int]:
-        """``n`` durations in ns."""
-        found: list[int] = self._cells[key].ask("run", n=n, lead_in=lead_in).tolist()
-        return found
 
     def switches(self, key: str) -> int | None:
         """How often a cell's threads were taken off a processor against their will."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avsdk.bundle import open_bundle
-from avsdk.errors import AvsdkError, NotAvailable, Refused
+from avsdk.errors import AvsdkError, NotAvailable, Refused, UsageError
 from avsdk.golden import PIPELINE
 from avsdk.host import Host
 from avsdk.schema import decode
@@ -25,9 +25,10 @@ from avsdk_bench import rounds
 from avsdk_bench.baseline import elsewhere_of
 from avsdk_bench.facts import Machine
 from avsdk_bench.noise import Noise
-from avsdk_bench.plan import THIS_CPU, CellPlan, ColdStartFacts
+from avsdk_bench.plan import THIS_CPU, Cell, CellPlan, ColdStartFacts
 from avsdk_bench.reading import report_from_json
 from avsdk_bench.remote import Remote
+from avsdk_bench.remote_agent import ARRAY
 from avsdk_bench.remote_link import Link, link_from
 from avsdk_bench.report import Observed, Report, Row, comparisons_from, method_from, row_from
 from avsdk_bench.subjects import measured_here
@@ -37,15 +38,44 @@ Outcome = tuple[Report, dict[int, AvsdkError]]
 _MOST_NS = 10**14
 
 
-class RemoteCell:
-    """One cell on another machine; what ``rounds`` asks of it is asked of the agent."""
+class RemoteWorker:
+    """What a cell asks of its process, asked of one on another machine."""
+
+    def __init__(self, remote: Remote, key: str) -> None:
+        self._remote, self._key = remote, key
+
+    def ask(self, method: str, /, **arguments: Any) -> Any:
+        """Call a method of what the process holds; times come back as an array of ns."""
+        return self._numbers(self._remote.request("ask", key=self._key, what=method, arguments=arguments))
+
+    def call(self, function: Callable[..., Any], /, **arguments: Any) -> Any:
+        """The one function that a cell's process is asked for beside what it holds."""
+        del function, arguments
+        return self._remote.request("runtime", key=self._key)
+
+    def close(self) -> None:
+        """End the process."""
+        self._remote.request("close", key=self._key)
+
+    def _numbers(self, value: Any) -> Any:
+        if not isinstance(value, dict) or ARRAY not in value:
+            return value
+        found = value[ARRAY]
+        if not isinstance(found, list) or not all(type(item) is int and 0 < item < _MOST_NS for item in found):
+            raise Refused(f"{self._remote.name} answered {str(found)[:80]} for durations", expected="times in ns")
+        return np.asarray(found, dtype=np.int64)
+
+
+class RemoteCell(Cell):
+    """A cell whose process lives on another machine."""
 
     def __init__(self, remote: Remote, key: int, plan: CellPlan) -> None:
-        self._remote, self._key, self._plan = remote, str(key), plan
+        super().__init__(plan)
+        self._remote, self._key = remote, str(key)
 
-    def open(self, observed: Observed) -> None:
-        """Ask whether the engine is there, bring the bundle, start the cell, note what it tells."""
-        plan = self._plan
+    def open(self) -> ColdStartFacts:
+        """Ask whether the engine is there, bring the bundle, start the cell. Raises what the load raises."""
+        plan = self.plan
         if plan.absent is not None:
             raise plan.absent
         bundle = open_bundle(Path(plan.arguments["bundle"]))
@@ -56,42 +86,24 @@ class RemoteCell:
                 fix=f"there: {state['fix']}" if state["fix"] else "",
             )
         arguments = {**plan.arguments, "bundle": self._remote.bundle(bundle)}
+        self._worker = RemoteWorker(self._remote, self._key)
         facts = self._remote.request(
             "open", key=self._key, kind="pipeline" if plan.graph == PIPELINE else "graph", engine=plan.engine,
             threads=plan.threads, arguments=arguments,
         )  # fmt: skip
-        observed.cold = ColdStartFacts(float(facts["cold_start_ms"]), dict(facts["phases"]), str(facts["input"]))
-        observed.execution = self._remote.request("ask", key=self._key, what="execution")
+        return ColdStartFacts(float(facts["cold_start_ms"]), dict(facts["phases"]), str(facts["input"]))
 
     def run(self, n: int, lead_in: int = 0) -> NDArray[np.int64]:
         """``n`` durations in ns, by that machine's clock."""
-        found = self._remote.request("run", key=self._key, n=n, lead_in=lead_in)
-        fits = (
-            isinstance(found, list)
-            and len(found) == n
-            and all(type(item) is int and 0 < item < _MOST_NS for item in found)
-        )
-        if not fits:
-            raise Refused(f"{self._remote.name} answered {str(found)[:80]} for {n} durations", expected="times in ns")
-        return np.asarray(found, dtype=np.int64)
+        samples = super().run(n, lead_in)
+        if not isinstance(samples, np.ndarray) or len(samples) != n:
+            raise Refused(f"{self._remote.name} answered {str(samples)[:80]} for {n} durations", expected="times in ns")
+        return samples
 
-    def switches(self) -> int | None:
-        """Involuntary switches so far."""
+    def involuntary_switches(self) -> int | None:
+        """Of the cell's processes, so far."""
         found = self._remote.request("switches", key=self._key)
         return found if isinstance(found, int) else None
-
-    def finish(self, observed: Observed, switches_before: int | None) -> None:
-        """Note memory, stages and switches, and end the cell."""
-        observed.memory = self._remote.request("ask", key=self._key, what="memory")
-        observed.runtime = self._remote.request("runtime", key=self._key)
-        observed.stages = self._remote.request("ask", key=self._key, what="stages")
-        after = self.switches()
-        if after is not None and switches_before is not None:
-            observed.switches = after - switches_before
-
-    def close(self) -> None:
-        """End the cell's process."""
-        self._remote.request("close", key=self._key)
 
 
 def bench_elsewhere(
@@ -109,7 +121,9 @@ def bench_elsewhere(
     A machine that cannot be reached, or on which nothing runs, gives rows ``unavailable``; the others go on.
     ``threads``: as many as each machine has to give where None. Raises ``UsageError`` for what is no address.
     """
-    links = [link_from(address) for address in dict.fromkeys(addresses)]
+    links = [link_from(address) for address in addresses]
+    if len({link.name for link in links}) < len(links):
+        raise UsageError(f"--on names a machine twice: {', '.join(addresses)}", expected="each machine once")
     found: dict[str, Outcome] = {}
 
     def work(link: Link) -> None:
@@ -160,7 +174,7 @@ def _bench_on(
     observed = [Observed() for _ in plans]
     remote.request("quiet")
     cells = _opened(remote, plans, observed)
-    switches = {key: cell.switches() for key, cell in cells.items()}
+    switches = {key: cell.involuntary_switches() for key, cell in cells.items()}
     most = max((plan.threads for plan in plans), default=1)
 
     def calibrate() -> float:
@@ -197,7 +211,8 @@ def _opened(remote: Remote, plans: Sequence[CellPlan], observed: Sequence[Observ
     for key, plan in enumerate(plans):
         cell = RemoteCell(remote, key, plan)
         try:
-            cell.open(observed[key])
+            observed[key].cold = cell.open()
+            observed[key].execution = cell.execution()
             cells[key] = cell
         except AvsdkError as error:
             observed[key].failure = error
@@ -207,10 +222,16 @@ def _opened(remote: Remote, plans: Sequence[CellPlan], observed: Sequence[Observ
 
 def _finish(cell: RemoteCell, observed: Observed, switches_before: int | None) -> None:
     try:
-        cell.finish(observed, switches_before)
+        observed.memory = cell.memory()
+        observed.runtime = cell.runtime()
+        observed.stages = cell.stages()
+        after = cell.involuntary_switches()
         cell.close()
     except AvsdkError as error:
         observed.failure = error
+        return
+    if after is not None and switches_before is not None:
+        observed.switches = after - switches_before
 
 
 def _there(plan: CellPlan, host: Host, machine: Machine, name: str, threads: int) -> CellPlan:

@@ -62,8 +62,8 @@ class Link(ABC):
         """The words of the program here that runs ``command`` there."""
 
     @abstractmethod
-    def send(self, source: Path, name: str) -> str:
-        """Copy a file there under a temporary name; return its path there. Raises ``LinkLost``."""
+    def send(self, source: Path, place: str) -> None:
+        """Copy a file to a path there. Raises ``LinkLost``."""
 
     @property
     @abstractmethod
@@ -114,15 +114,13 @@ class SshLink(Link):
             "--", self.host, shlex.join(command),
         ]  # fmt: skip
 
-    def send(self, source: Path, name: str) -> str:
+    def send(self, source: Path, place: str) -> None:
         """Through ``cat``, which every system has."""
-        place = f"/tmp/avsdk-{os.getpid()}-{name}"
         words = self.words(["sh", "-c", f"umask 077; cat > {shlex.quote(place)}"])
         with source.open("rb") as stream:
             done = _done(words, timeout_s=_SEND_S, stdin=stream)
         if done.returncode:
             raise self.failure(done.returncode, done.stderr.decode(errors="replace"))
-        return place
 
 
 @dataclass(frozen=True)
@@ -140,13 +138,11 @@ class AdbLink(Link):
         """``adb -s SERIAL shell -T 'command'``."""
         return [_program("adb"), "-s", self.serial, "shell", "-T", shlex.join(command)]
 
-    def send(self, source: Path, name: str) -> str:
+    def send(self, source: Path, place: str) -> None:
         """``adb push``."""
-        place = f"/data/local/tmp/avsdk-{os.getpid()}-{name}"
         done = _done([_program("adb"), "-s", self.serial, "push", str(source), place], timeout_s=_SEND_S)
         if done.returncode:
             raise self.failure(done.returncode, done.stderr.decode(errors="replace"))
-        return place
 
 
 def link_from(address: str) -> Link:

@@ -73,7 +73,7 @@ class Row:
     settings: Mapping[str, str] = field(default_factory=dict)
     samples_ms: tuple[tuple[float, ...], ...] = ()
     iqr_ms: tuple[float, float] | None = None
-    cold_starts_ms: tuple[float, ...] = ()
+    starts_ms: tuple[float, ...] = ()
     includes: tuple[str, ...] = ()
     graphs: tuple[GraphFacts, ...] = ()
     parity: Accuracy | None = None

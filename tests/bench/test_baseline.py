@@ -61,8 +61,8 @@ def test_a_percentile_needs_its_samples_and_a_cold_start_its_repeats() -> None:
     assert (tail.verdict, tail.change) == ("not shown", None)
     assert "p99 needs 662" in tail.reason
     assert "0 and 0 values" in cold.reason
-    often = made_up_row(cold_starts_ms=(400.0, 402.0, 404.0, 401.0, 403.0))
-    slow = made_up_row(cold_starts_ms=(500.0, 502.0, 504.0, 501.0, 503.0))
+    often = made_up_row(starts_ms=(400.0, 402.0, 404.0, 401.0, 403.0))
+    slow = made_up_row(starts_ms=(500.0, 502.0, 504.0, 501.0, 503.0))
     assert [item.verdict for item in judged(often, slow, "cold_start>+5%")] == ["beyond"]
 
 
