@@ -113,17 +113,17 @@ def bench(
     method = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
     follow_up = FollowUp.of(
         out=out, chart=chart, html=html, baseline=baseline, fail_if=fail_if or (), starts=starts,
-        compare_vendor=compare_vendor,
+        compare_vendor=compare_vendor, on=on or (),
     )  # fmt: skip
     axes = [sizes_from_text(text) for text in axis or []]
     if not models and baseline is None:
         raise UsageError("bench got nothing to measure", expected="a BUNDLE or MODEL, or --baseline to show again")
     request = Request(models or [], target, precision, axes, console.settings_from(settings))
     plans = _plans(request, threads, seed)
-    follow_up.check(plans, on=on or ())
-    command = _command(request, axis or [], plans[0].threads if plans else 1, method)
+    follow_up.check(plans)
+    command = _command(request, axis or [], plans[0].threads if plans else 1, method, follow_up.words())
+    measure = partial(bench_elsewhere, follow_up.on, notice=console.notice, threads=threads) if on else run_bench
     with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
-        measure = partial(bench_elsewhere, on, notice=console.notice, threads=threads) if on else run_bench
         report, errors = measure(plans, method, command=command, progress=advance)
     report = follow_up.completed(report, plans)
     follow_up.write(report)
@@ -168,7 +168,7 @@ def _plans(request: Request, threads: int | None, seed: int) -> list[CellPlan]:
     return plans
 
 
-def _command(request: Request, axis: list[str], threads: int, method: Settings) -> str:
+def _command(request: Request, axis: list[str], threads: int, method: Settings, more: list[str]) -> str:
     """The line that does the same again."""
     words = ["avsdk", "bench", *request.models]
     words += ["--target", request.target] if request.target else []
@@ -178,7 +178,7 @@ def _command(request: Request, axis: list[str], threads: int, method: Settings) 
     for text in axis:
         words += ["--axis", text]
     words += ["--threads", str(threads), "--budget-s", f"{method.budget_s:g}", "--rounds", str(method.rounds)]
-    return shlex.join([*words, "--seed", str(method.seed)])
+    return shlex.join([*words, "--seed", str(method.seed), *more])
 
 
 def _exit_code(report: Report, errors: dict[int, AvsdkError]) -> int:

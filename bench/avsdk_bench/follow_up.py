@@ -22,6 +22,7 @@ from avsdk_bench.chart import check_chart, draw_chart
 from avsdk_bench.page import check_page, write_page
 from avsdk_bench.plan import Cell, CellPlan
 from avsdk_bench.reading import read_report
+from avsdk_bench.remote_link import link_from
 from avsdk_bench.report import Report, Row
 from avsdk_bench.vendor import compare_vendors
 
@@ -30,7 +31,8 @@ _COLD_STARTS_FOR_A_LIMIT = 5
 
 @dataclass(frozen=True)
 class FollowUp:
-    """What the options ask for: ``old`` is the report of ``--baseline``, ``starts`` how often each cell starts."""
+    """What the options ask for: ``old`` is the report of ``--baseline``, ``starts`` how often each cell starts,
+    ``on`` the machines to measure on."""
 
     out: Path | None = None
     chart: Path | None = None
@@ -40,6 +42,7 @@ class FollowUp:
     limits: tuple[Limit, ...] = ()
     starts: int = 1
     compare_vendor: bool = False
+    on: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -52,6 +55,7 @@ class FollowUp:
         fail_if: Sequence[str] = (),
         starts: int = 1,
         compare_vendor: bool = False,
+        on: Sequence[str] = (),
     ) -> FollowUp:
         """Read and parse; raises ``UsageError``, ``NotAvailable`` and ``Refused`` before anything runs."""
         if chart is not None:
@@ -65,15 +69,22 @@ class FollowUp:
             )
         if any(limit.metric == "cold_start" for limit in limits):
             starts = max(starts, _COLD_STARTS_FOR_A_LIMIT)
-        old = read_report(baseline) if baseline is not None else None
-        return cls(out, chart, html, old, baseline.name if baseline is not None else "", limits, starts, compare_vendor)
-
-    def check(self, plans: Sequence[CellPlan], *, on: Sequence[str] = ()) -> None:
-        """Refuse a comparison that could not be made: another machine, or no cell in common."""
-        if on and (self.compare_vendor or self.starts > 1):
-            option = "--compare-vendor" if self.compare_vendor else "--starts"
+        for address in on:
+            link_from(address)
+        if on and (compare_vendor or starts > 1):
+            option = "--compare-vendor" if compare_vendor else "--starts"
             raise UsageError(f"{option} is of this machine, and --on of others", expected="one of the two")
-        if self.old is not None and self.limits and not on:
+        old = read_report(baseline) if baseline is not None else None
+        name = baseline.name if baseline is not None else ""
+        return cls(out, chart, html, old, name, limits, starts, compare_vendor, tuple(on))
+
+    def words(self) -> list[str]:
+        """The words of the command line that say where to measure."""
+        return [word for address in self.on for word in ("--on", address)]
+
+    def check(self, plans: Sequence[CellPlan]) -> None:
+        """Refuse a comparison that could not be made: another machine, or no cell in common."""
+        if self.old is not None and self.limits and not self.on:
             require_same_machine(self.old, host.probe())
             require_pairs(plans, self.old)
 

@@ -126,6 +126,10 @@ def _accuracy(number: int, row: Row) -> Card:
         "executed": f"{row.effective_precision or 'not known'} ({_percent(row.precision_shares)})",
         "placed": _percent(row.placement),
     }
+    for name in ("load", "outcome", "energy"):  # what a scenario or a meter tells, where a row has it
+        facts = getattr(row, name, None)
+        if isinstance(facts, Mapping) and facts:
+            entries[name] = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items())
     return Card(f"#{number} {row.graph}, {row.place}", tuple(entries.items()))
 
 

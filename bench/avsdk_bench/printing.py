@@ -25,7 +25,7 @@ _INDENT = "    "
 def print_report(report: Report) -> None:
     """Write the rows, then what was compared, on standard output."""
     rows = [_cells(row) for row in report.rows]
-    title = "Latency, single stream"
+    title = f"Latency, {', '.join(dict.fromkeys(row.scenario for row in report.rows)) or 'nothing measured'}"
     width = shutil.get_terminal_size().columns
     if sys.stdout.isatty() and _width_of(rows) > width:
         console.show(title)

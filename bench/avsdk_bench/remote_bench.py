@@ -137,7 +137,7 @@ def bench_elsewhere(
             refused = Refused(f"{link.name} answered what makes no sense: {type(error).__name__}: {error}")
             found[link.name] = _nothing(link.name, plans, refused, command)
 
-    workers = [threading.Thread(target=work, args=(link,)) for link in links]
+    workers = [threading.Thread(target=work, args=(link,), daemon=True) for link in links]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.bench.made_up import made_up_report, made_up_row
 from typer.testing import CliRunner
@@ -53,6 +54,17 @@ def test_a_slow_down_is_an_error_with_its_interval_and_sameness_is_none() -> Non
     with pytest.raises(NotMet, match=r"p50 changed by \+\d+\.\d+ % \[\+\d.*\]: p50>\+5% is passed") as caught:
         baseline.require_within(report)
     assert caught.value.exit_code == 4
+
+
+def test_noise_passes_for_a_change_as_seldom_as_the_interval_says() -> None:
+    random = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(200):
+        old, new = (10.0 * (1.0 + 0.02 * random.standard_normal(8)) for _ in range(2))
+        found = baseline._change_of([old, new], np.median, 2)
+        assert not isinstance(found, str)
+        alarms += found.low > 0.0 or found.high < 0.0
+    assert alarms <= 14, "5 % of 200, and what chance may add"
 
 
 def test_a_percentile_needs_its_samples_and_a_cold_start_its_repeats() -> None:
