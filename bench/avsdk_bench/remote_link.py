@@ -83,7 +83,7 @@ class Link(ABC):
         for words, meaning, fix in _SAYS:
             if code == self.lost_code and words in said.lower() and "timed out" not in words:
                 return NotAvailable(f"{self.name}: {meaning} ({last})", fix=fix.format(self.name.partition("://")[2]))
-        if code == self.lost_code:
+        if code == self.lost_code or code < 0:  # killed here, by a signal
             return LinkLost(f"{self.name}: {last}")
         if code == 127 or "not found" in said.lower() or "no such file" in said.lower():
             return NotAvailable(

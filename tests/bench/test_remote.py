@@ -374,6 +374,23 @@ def test_a_machine_that_lies_gives_no_numbers(make_bundle, monkeypatch, answers:
     assert isinstance(errors[0], (Refused, NotAvailable, UsageError))
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "kind", "text"),
+    [
+        (-9, "", LinkLost, "exit code -9"),
+        (255, "client_loop: send disconnect: Broken pipe", LinkLost, "Broken pipe"),
+        (255, "ssh: connect to host pi port 22: Connection timed out", LinkLost, "timed out"),
+        (255, "ssh: Could not resolve hostname pi", NotAvailable, "its name is not known"),
+        (127, "sh: 1: python3: not found", NotAvailable, "has no python3"),
+        (1, "ModuleNotFoundError: No module named 'x'", NotAvailable, "python3 ended with 1"),
+    ],
+)
+def test_what_passes_is_told_from_what_stays(code: int, said: str, kind: type[Exception], text: str) -> None:
+    found = SshLink("ssh://pi", "python3", "pi", None).failure(code, said)
+    assert type(found) is kind
+    assert text in str(found)
+
+
 def test_a_machine_is_named_once() -> None:
     with pytest.raises(UsageError, match="names a machine twice"):
         bench_elsewhere(["ssh://a", "ssh://a?python=python3.11"], [], SHORT)
