@@ -18,7 +18,7 @@ from avsdk.errors import NotMet, UsageError
 from avsdk.host import Host
 from avsdk_bench import statistics
 from avsdk_bench.calibration import DRIFT_LIMIT
-from avsdk_bench.plan import SINGLE_STREAM, CellPlan, sizes_text
+from avsdk_bench.plan import CellPlan, sizes_text
 from avsdk_bench.records import Elsewhere, Judged
 from avsdk_bench.report import Report, Row, Status
 
@@ -294,7 +294,7 @@ def elsewhere_of(report: Report) -> Elsewhere:
 
 def _key(item: CellPlan | Row) -> tuple[object, ...]:
     sizes = item.shapes if isinstance(item, Row) else item.sizes
-    scenario = getattr(item, "scenario", SINGLE_STREAM)
+    scenario = item.scenario if isinstance(item, Row) else Row.scenario
     return (
         item.graph, item.engine, item.device, item.precision, sizes_text(sizes), item.threads, str(scenario),
         tuple(sorted(item.settings.items())),

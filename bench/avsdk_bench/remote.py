@@ -7,6 +7,7 @@ back, and nothing of it is trusted.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -32,7 +33,6 @@ from avsdk_bench.remote_link import Link, LinkLost
 Notice = Callable[[str], None]
 
 OLDEST_PYTHON = (3, 9)
-_PARTS = ("__init__", "cell", "calibration", "noise", "facts", "remote_agent")
 _LOOK_S = 120.0
 _REQUEST_S = 1000.0
 _MOST_ANSWER = 64 << 20
@@ -238,9 +238,9 @@ def _boot_text() -> str:
 
 def packed_runtime() -> bytes:
     """avsdk and what a cell needs of avsdk_bench as one zip; the same bytes for the same sources."""
-    package, bench = Path(avsdk.__file__).parent, Path(__file__).parent
+    package = Path(avsdk.__file__).parent
     files = {f"avsdk/{file.relative_to(package).as_posix()}": file for file in package.rglob("*.py")}
-    files |= {f"avsdk_bench/{name}.py": bench / f"{name}.py" for name in _PARTS}
+    files |= {f"avsdk_bench/{name}.py": file for name, file in sent_modules().items()}
     with tempfile.SpooledTemporaryFile(max_size=64 << 20) as stream:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
             for name in sorted(files):
@@ -249,3 +249,21 @@ def packed_runtime() -> bytes:
             packed.writestr(zipfile.ZipInfo("__main__.py", _LONG_AGO), start)
         stream.seek(0)
         return stream.read()
+
+
+def sent_modules() -> dict[str, Path]:
+    """The modules of avsdk_bench that the agent needs: itself, and whatever of ours they import, by name."""
+    folder = Path(__file__).parent
+    found = {"__init__": folder / "__init__.py"}
+    waiting = ["remote_agent"]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found[name] = folder / f"{name}.py"
+        for node in ast.walk(ast.parse(found[name].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "avsdk_bench":
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("avsdk_bench."):
+                waiting.append(str(node.module).partition(".")[2])
+    return found
