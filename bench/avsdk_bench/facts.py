@@ -6,6 +6,7 @@ on other machines too: Python 3.9, numpy and ``avsdk`` only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from avsdk.bundle import Bundle
+from avsdk.errors import NotAvailable
 from avsdk.golden import PIPELINE
 from avsdk.host import library_version
 from avsdk.onnx_check import check_onnx
@@ -122,12 +124,15 @@ def accuracy_of(bundle: Bundle, graph: str) -> Accuracy:
 
 
 def runtime_facts(engine: str) -> dict[str, Any]:
-    """What runs this very process; called in the cell's."""
-    kind = session_class(engine)
+    """What runs this very process; called in the cell's. A cell without an engine of ours has no version to tell."""
+    version, build = "", ""
+    with contextlib.suppress(NotAvailable):
+        kind = session_class(engine)
+        version, build = kind.release(engine) or library_version(engine), kind.build()[:_MOST_TEXT]
     found = RuntimeFacts(
         engine=engine,
-        version=kind.release(engine) or library_version(engine),
-        build=kind.build()[:_MOST_TEXT],
+        version=version,
+        build=build,
         python=platform.python_version(),
         affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
         environment={name: value for name, value in sorted(os.environ.items()) if _ENVIRONMENT.fullmatch(name)},

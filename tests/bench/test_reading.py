@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from avsdk.errors import Refused, UsageError
 from avsdk_bench import reading, report_schema
-from avsdk_bench.facts import machine
+from avsdk_bench.facts import machine, runtime_facts
 from avsdk_bench.report import Report
 
 
@@ -93,6 +93,12 @@ def test_bytes_and_sizes_are_refused_and_absence_is_said(tmp_path: Path, monkeyp
         reading.read_report(tmp_path / "r.json")
     with pytest.raises(UsageError, match="cannot be read"):
         reading.read_report(tmp_path / "absent.json")
+
+
+def test_a_cell_without_an_engine_of_ours_has_facts_all_the_same() -> None:
+    found = runtime_facts("")
+    assert (found["version"], found["build"]) == ("", "")
+    assert found["python"]
 
 
 def test_the_state_of_a_machine_is_read_from_its_system(tmp_path: Path) -> None:
