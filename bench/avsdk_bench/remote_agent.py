@@ -31,6 +31,7 @@ from avsdk_bench.facts import machine, runtime_facts
 PROTOCOL = 1
 ARRAY = "$array"
 _ALONE_S = 600.0
+_LOOK_S = 2.0
 _MOST_LINE = 64 << 20
 _OPEN_S = 900.0
 _TURN_S = 600.0
@@ -155,7 +156,7 @@ def answer(agent: Agent, line: bytes) -> dict[str, Any]:
 
 
 def serve(folder: str, store: str) -> None:
-    """Serve one connection after another until told to end, or alone for too long."""
+    """Serve one connection after another until told to end, alone for too long, or without its folder."""
     job = Path(folder)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.environ["TMPDIR"] = str(job)
@@ -163,15 +164,18 @@ def serve(folder: str, store: str) -> None:
     listener.bind(str(job / "coming"))
     listener.listen(4)
     (job / "coming").rename(job / "socket")
-    listener.settimeout(_ALONE_S)
+    listener.settimeout(_LOOK_S)
     agent = Agent(Path(store), job)
     kept: dict[str, Any] = {}
     try:
-        while not agent.over:
+        alone_s = 0.0
+        while not agent.over and alone_s < _ALONE_S and (job / "socket").exists():
             try:
                 connection, _ = listener.accept()
             except socket.timeout:  # noqa: UP041  (another class before Python 3.10)
-                break
+                alone_s += _LOOK_S
+                continue
+            alone_s = 0.0
             with connection, contextlib.suppress(OSError):
                 _converse(agent, connection, kept)
     finally:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -131,9 +132,13 @@ def test_an_agent_that_is_gone_is_said_at_once(ssh: OpenSsh) -> None:
     with Remote(link_from(ssh.address_for(sys.executable)), patience_s=5) as machine:
         machine.start()
         machine.hang_up()
-        shutil.rmtree(machine._job)
+        job = machine._job
+        shutil.rmtree(job)
         with pytest.raises(NotAvailable, match="the agent is gone"):
             machine.request("probe")
+    agents = ["pgrep", "-f", f"remote_agent.*{job}"]
+    while subprocess.run(agents, capture_output=True, check=False).stdout:  # it ends without its folder; else time-out
+        time.sleep(0.1)
 
 
 def test_an_engine_that_is_not_there_is_a_row_with_the_reason(make_bundle, ssh: OpenSsh) -> None:  # type: ignore[no-untyped-def]
