@@ -28,6 +28,8 @@ Status = Literal["measured", "replayed", "predicted", "unavailable"]
 class Row:
     """One cell. Times in ms; ``p50_ci_ms`` is a 95 % interval, ``p90_ms`` and ``p99_ms`` bounds that hold with 99 %.
 
+    ``stopped_by``: ``precision`` where this row's interval is at most 1 % wide, else what ended the measuring.
+
     A number that was not measured, or for which there are too few samples, is None.
     """
 
@@ -55,6 +57,7 @@ class Row:
     throughput_per_s: float | None = None
     n: int = 0
     rounds: int = 0
+    stopped_by: str = ""
     cold_start_ms: float | None = None
     cold_start: Mapping[str, float] | None = None
     peak_rss_mb: float | None = None
@@ -262,6 +265,7 @@ def _latencies(plan: CellPlan, measurement: Measurement, cell: int) -> dict[str,
         "throughput_per_s": round(plan.items * len(pooled) / (float(pooled.sum()) / 1e3), 4),
         "n": len(pooled),
         "rounds": len(rounds),
+        "stopped_by": measurement.row_stopped_by(cell),
         "steady": warm.steady and measurement.enough_valid,
         "warm_up_runs": len(warm.samples),
         "outliers": tuple((at, place - int(ends[at])) for at, place in marked),

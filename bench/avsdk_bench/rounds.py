@@ -115,6 +115,10 @@ class Measurement:
         """The median over rounds of a cell with its 95 % interval, in ms."""
         return statistics.median_interval(self.medians_ms(cell), seed=self.seed)
 
+    def row_stopped_by(self, cell: int) -> str:
+        """Why no more of this cell was needed: ``precision``, where its own interval is narrow, else ``stopped_by``."""
+        return "precision" if self.enough_valid and _sure(self.interval_ms(cell)) else self.stopped_by
+
     def ratio(self, first: int, second: int) -> PairedRatio | None:
         """The paired ratio of two cells over the used rounds in which both ran; below 1 the first is faster."""
         both = [item.samples for item in self.used if first in item.samples and second in item.samples]

@@ -102,6 +102,7 @@ def test_it_stops_when_the_budget_is_used_and_says_so() -> None:
     assert len(found.rounds) >= rounds.LEAST_ROUNDS
     assert machine.now <= 31
     assert found.elapsed_s == pytest.approx(machine.now)
+    assert (found.row_stopped_by(0), found.row_stopped_by(1)) == ("budget", "precision")
 
 
 def test_a_budget_that_is_too_short_still_gives_the_least_rounds_of_one_run_and_is_not_steady() -> None:
