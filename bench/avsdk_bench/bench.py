@@ -79,6 +79,7 @@ def _opened(cell: Cell, observed: Observed) -> bool:
 
 def _finish(cell: Cell, observed: Observed, switches_before: int | None) -> None:
     try:
+        observed.load = cell.load
         observed.memory = cell.memory()
         observed.stages = cell.stages()
         after = cell.involuntary_switches()

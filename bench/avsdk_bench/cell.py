@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from avsdk.golden import read_golden  # noqa: E402
 from avsdk.schema import encode  # noqa: E402
 from avsdk.session import Array, Execution, LoadedGraph, session_class  # noqa: E402
 from avsdk.spec import GraphSpec, Sizes  # noqa: E402
+from avsdk_bench import loops, memory  # noqa: E402
 
 if TYPE_CHECKING:
     from avsdk.predictor import Predictor
@@ -96,12 +96,12 @@ class CellWorker:
     def __init__(self, spawned_ns: int, prepare: Callable[[ColdStart], Prepared]) -> None:
         cold = ColdStart(spawned_ns)
         self._prepared = prepare(cold)
-        self._memory = {"load": _memory()}
+        self._memory = {"load": memory.held(memory.family())}
         with cold.phase("first_output_ms"):
             self._prepared.run()
         if self._prepared.stages is not None:
             self._prepared.stages.restart()
-        self._memory["first_run"] = _memory()
+        self._memory["first_run"] = memory.held(memory.family())
         self._cold = cold.phases
 
     def opened(self) -> dict[str, Any]:
@@ -119,19 +119,23 @@ class CellWorker:
         The lead-in refills the caches that other cells emptied since this cell's last turn; its length is fixed
         beforehand, so that it selects nothing.
         """
-        run, clock = self._prepared.run, time.perf_counter_ns
         for _ in range(lead_in):
-            run()
-        samples = np.empty(n, dtype=np.int64)
-        for place in range(n):
-            start = clock()
-            run()
-            samples[place] = clock() - start
-        return samples
+            self._prepared.run()
+        return loops.queries(self._prepared.run, n, 1)
+
+    def turn(self, load: Mapping[str, Any], n: int, lead_in: int, seed: int) -> NDArray[np.int64]:
+        """``n`` samples of a scenario in ns, after the lead-in: see ``loops.turn``."""
+        for _ in range(lead_in):
+            self._prepared.run()
+        return loops.turn(load, self._prepared.run, n, seed)
+
+    def loadgen_version(self) -> str:
+        """The version of LoadGen in this process's Python; empty where it is not."""
+        return loops.loadgen_version()
 
     def memory(self) -> dict[str, Any]:
         """MB at load, after the first run and now, and the peak so far; sums over this process and what it started."""
-        now = _memory()
+        now = memory.held(memory.family())
         return {**self._memory, "steady": now, "peak_rss_mb": now["peak_rss_mb"]}
 
     def stages(self) -> dict[str, float] | None:
@@ -140,7 +144,7 @@ class CellWorker:
 
     def pids(self) -> list[int]:
         """This process and what it started."""
-        return _family()
+        return memory.family()
 
     def close(self) -> None:
         """Free what was loaded."""
@@ -245,40 +249,6 @@ def _golden_inputs(bundle: Bundle, graph: GraphSpec) -> list[dict[str, Array]]:
 
 def _sizes_of(graph: GraphSpec, sizes: Sizes) -> dict[str, int]:
     return graph.complete_sizes({name: size for name, size in sizes.items() if name in graph.axes})
-
-
-def _memory() -> dict[str, float | None]:
-    """Resident, proportional and anonymous memory of this process and its children, in MB; None where not readable."""
-    totals: dict[str, float | None] = {}
-    for key, file, field in (
-        ("rss_mb", "smaps_rollup", "Rss"), ("pss_mb", "smaps_rollup", "Pss"),
-        ("anonymous_mb", "smaps_rollup", "Anonymous"), ("peak_rss_mb", "status", "VmHWM"),
-    ):  # fmt: skip
-        found = [_kilobytes(Path(f"/proc/{pid}/{file}"), field) for pid in _family()]
-        known = [value for value in found if value is not None]
-        totals[key] = round(sum(known) / 1024.0, 2) if known else None
-    return totals
-
-
-def _family() -> list[int]:
-    """This process and its descendants: a session may itself live in a process of its own."""
-    children: dict[int, list[int]] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            parent = int(status.read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(status.parent.name))
-    found = [os.getpid()]
-    for pid in found:
-        found.extend(children.get(pid, ()))
-    return found
-
-
-def _kilobytes(path: Path, field: str) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in path.read_text(errors="replace").splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1])
-    return None
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,15 +18,29 @@ if TYPE_CHECKING:
     from avsdk_bench.plan import CellPlan
     from avsdk_bench.report import Report, Row
     from avsdk_bench.rounds import Settings
+    from avsdk_bench.scenario import Load
     from avsdk_bench.subjects import Request
 
 app = typer.Typer(help="Measure bundles.")
 
 
 class Scenario(enum.StrEnum):
-    """How requests arrive: ``single-stream`` sends the next when the last was answered."""
+    """How requests arrive; ``avsdk_bench.scenario`` has what each takes and tells."""
 
     SINGLE_STREAM = "single-stream"
+    MULTI_STREAM = "multi-stream"
+    OFFLINE = "offline"
+    SERVER = "server"
+    REAL_TIME = "real-time"
+    SOAK = "soak"
+
+
+class Loop(enum.StrEnum):
+    """Who sends the requests: MLPerf LoadGen, our own loop, or LoadGen where it is and can."""
+
+    AUTO = "auto"
+    OWN = "own"
+    LOADGEN = "loadgen"
 
 
 _Models = Annotated[
@@ -55,7 +70,12 @@ def bench(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads per cell [default: the cores one may use]")
     ] = None,
-    scenario: Annotated[Scenario, typer.Option("--scenario", help="How requests arrive.")] = Scenario.SINGLE_STREAM,
+    scenario: Annotated[
+        Scenario, typer.Option("--scenario", help="How requests arrive; its settings by --set SCENARIO.NAME=VALUE.")
+    ] = Scenario.SINGLE_STREAM,
+    loop: Annotated[
+        Loop, typer.Option("--loop", help="Who sends them; auto is MLPerf LoadGen where it is and can.")
+    ] = Loop.AUTO,
     budget_s: Annotated[float, typer.Option("--budget-s", help="Seconds for the whole bench.")] = 60.0,
     rounds: Annotated[int, typer.Option("--rounds", help="The least number of interleaved rounds, 5 or more.")] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the order of cells and of made-up inputs.")] = 0,
@@ -73,16 +93,17 @@ def bench(
     from avsdk_bench.bench import run_bench
     from avsdk_bench.chart import check_chart, draw_chart
     from avsdk_bench.plan import sizes_from_text
-    from avsdk_bench.rounds import Settings
+    from avsdk_bench.scenario import load_from
     from avsdk_bench.subjects import Request
 
-    method = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
+    load, others = load_from(scenario.value, loop.value, console.settings_from(settings))
+    method = load.method(budget_s=budget_s, rounds=rounds, seed=seed)
     if chart is not None:
         check_chart(chart)
     axes = [sizes_from_text(text) for text in axis or []]
-    request = Request(models, target, precision, axes, console.settings_from(settings))
-    plans = _plans(request, threads, seed)
-    command = _command(request, axis or [], plans[0].threads, method)
+    request = Request(models, target, precision, axes, others)
+    plans = [replace(plan, load=load) for plan in _plans(request, threads, seed)]
+    command = _command(request, axis or [], plans[0].threads, method, load)
     with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
         report, errors = run_bench(plans, method, command=command, progress=advance)
     if out is not None:
@@ -116,11 +137,12 @@ def _plans(request: Request, threads: int | None, seed: int) -> list[CellPlan]:
     return plans
 
 
-def _command(request: Request, axis: list[str], threads: int, method: Settings) -> str:
+def _command(request: Request, axis: list[str], threads: int, method: Settings, load: Load) -> str:
     """The line that does the same again."""
     words = ["avsdk", "bench", *request.models]
     words += ["--target", request.target] if request.target else []
     words += ["--precision", request.precision] if request.precision else []
+    words += load.words()
     for name, value in request.settings.items():
         words += ["--set", f"{name}={value}"]
     for text in axis:
@@ -134,7 +156,11 @@ def _print(report: Report) -> None:
         "bundle", "graph", "size", "engine:device", "precision", "p50 ms", "95 % interval", "p90", "p99", "per s",
         "cold ms", "peak MB", "size MB", "",
     )  # fmt: skip
-    console.table("Latency, single stream", columns, [_cells(row) for row in report.rows])
+    console.table(f"Latency, {report.rows[0].scenario}", columns, [_cells(row) for row in report.rows])
+    for row in report.rows:
+        if row.outcome:
+            facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row.outcome.items())
+            console.show(f"{row.label}: {facts}")
     for item in report.comparisons:
         row, reference = report.rows[item.row], report.rows[item.reference]
         low, high = item.ratio_ci
@@ -175,6 +201,8 @@ def _explain(report: Report, errors: dict[int, AvsdkError]) -> None:
     """Say what one must know to read the numbers: what failed, why it stopped, what disturbed it."""
     for place, error in errors.items():
         console.notice(f"{report.rows[place].label}: {error}")
+    for note in dict.fromkeys(str(row.load["note"]) for row in report.rows if row.load.get("note")):
+        console.notice(note)
     method = report.method
     if method.rounds:
         reasons = {

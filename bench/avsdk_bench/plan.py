@@ -21,10 +21,10 @@ from avsdk.golden import PIPELINE
 from avsdk.session import Artifact, session_class
 from avsdk.spec import GraphSpec, Sizes
 from avsdk.worker import Worker
-from avsdk_bench import cell, noise
+from avsdk_bench import cell, loadgen, loops, memory, noise
+from avsdk_bench.scenario import OWN, Load, natural_period_ms, seconds_per_sample
 from avsdk_bench.subjects import Subject, measured_here
 
-SINGLE_STREAM = "single-stream"
 THIS_CPU = "this-cpu"
 OPEN_TIMEOUT_S = 900.0
 _TURN_TIMEOUT_S = 600.0
@@ -37,7 +37,7 @@ class CellPlan:
     ``factory`` runs in the cell's process and returns a ``CellWorker``; it gets ``arguments`` and the parent's clock.
     ``python`` are the words that start that process, this Python where empty. ``settings`` are the engine's own;
     ``remark`` stands in the row, as that it was measured elsewhere than on the target. ``absent``: why there is nothing
-    to measure.
+    to measure. ``load`` is how requests arrive, ``natural_period_ms`` how often a live source would send one.
     """
 
     bundle: str
@@ -56,6 +56,8 @@ class CellPlan:
     remark: str = ""
     python: tuple[str, ...] = ()
     absent: AvsdkError | None = None
+    load: Load = field(default_factory=Load)
+    natural_period_ms: float | None = None
 
     @property
     def items(self) -> int:
@@ -88,6 +90,7 @@ class Cell:
 
     def __init__(self, plan: CellPlan) -> None:
         self.plan = plan
+        self.load: Mapping[str, Any] = {"scenario": plan.load.scenario, "loop": OWN}
         self._worker: Worker | None = None
         self._pids: list[int] = []
 
@@ -118,6 +121,24 @@ class Cell:
         """``n`` durations in ns."""
         samples: NDArray[np.int64] = self._ask("run", n=n, lead_in=lead_in)
         return samples
+
+    def settle(self, typical_s: float) -> float:
+        """Work out what the scenario leaves to the cell. Raises ``NotAvailable`` for LoadGen where it is not."""
+        version = "" if self.plan.load.loop == OWN else str(self._ask("loadgen_version"))
+        plan = self.plan
+        self.load = plan.load.in_use(plan.items, typical_s, version, plan.natural_period_ms)
+        if self.load["loop"] == loops.LOADGEN and not version:
+            raise NotAvailable(f"the Python of {plan.label} has no MLPerf LoadGen", fix=loadgen.FIX)
+        return seconds_per_sample(self.load, typical_s)
+
+    def turn(self, n: int, lead_in: int, seed: int) -> NDArray[np.int64]:
+        """``n`` samples of the scenario in ns."""
+        samples: NDArray[np.int64] = self._ask("turn", load=self.load, n=n, lead_in=lead_in, seed=seed)
+        return samples
+
+    def resident_mb(self) -> float | None:
+        """The resident memory of the cell's processes, read from outside."""
+        return memory.resident_mb(self._pids)
 
     def memory(self) -> Mapping[str, Any]:
         """MB of the cell's processes by stage, and their peak."""
@@ -251,6 +272,7 @@ def _plan(
         settings=dict(subject.settings),
         remark=remark,
         python=_python_of(first.engine),
+        natural_period_ms=natural_period_ms(manifest.spec, sizes),
     )
 
 

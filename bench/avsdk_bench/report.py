@@ -15,10 +15,11 @@ from avsdk import schema
 from avsdk.errors import AvsdkError
 from avsdk.files import write_atomic
 from avsdk.host import Host
-from avsdk_bench import statistics
+from avsdk_bench import scenario, statistics
 from avsdk_bench.noise import Noise
-from avsdk_bench.plan import SINGLE_STREAM, THIS_CPU, CellPlan, ColdStartFacts, sizes_text
+from avsdk_bench.plan import THIS_CPU, CellPlan, ColdStartFacts, sizes_text
 from avsdk_bench.rounds import Measurement
+from avsdk_bench.scenario import SINGLE_STREAM
 from avsdk_bench.subjects import measured_elsewhere
 
 Status = Literal["measured", "replayed", "predicted", "unavailable"]
@@ -28,7 +29,10 @@ Status = Literal["measured", "replayed", "predicted", "unavailable"]
 class Row:
     """One cell. Times in ms; ``p50_ci_ms`` is a 95 % interval, ``p90_ms`` and ``p99_ms`` bounds that hold with 99 %.
 
-    ``stopped_by``: ``precision`` where this row's interval is at most 1 % wide, else what ended the measuring.
+    ``load`` is how requests arrived, with the loop that sent them; ``outcome`` what the scenario says beside latencies.
+    For ``offline`` the times are per run, of one query of many runs; for ``server`` and ``real-time`` they count from
+    the scheduled arrival. ``stopped_by``: ``precision`` where this row's interval is at most 1 % wide, else what ended
+    the measuring.
 
     A number that was not measured, or for which there are too few samples, is None.
     """
@@ -44,6 +48,8 @@ class Row:
     size_mb: float | None
     status: Status
     scenario: str = SINGLE_STREAM
+    load: Mapping[str, Any] = field(default_factory=dict)
+    outcome: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     fix: str = ""
     effective_precision: str | None = None
@@ -150,6 +156,7 @@ class Observed:
     execution: Mapping[str, Mapping[str, Any]] | None = None
     memory: Mapping[str, Any] | None = None
     stages: Mapping[str, float] | None = None
+    load: Mapping[str, Any] = field(default_factory=dict)
     switches: int | None = None
     failure: AvsdkError | None = None
 
@@ -170,7 +177,8 @@ def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell:
     memory = observed.memory or {}
     return Row(
         **facts,
-        **_latencies(plan, measurement, cell),
+        **_latencies(plan, measurement, cell, observed.load),
+        load=observed.load,
         status="measured",
         reason=measured_elsewhere(plan.device) if stood_in else plan.remark,
         memory=observed.memory,
@@ -218,7 +226,7 @@ def _identity(plan: CellPlan) -> dict[str, Any]:
     return {
         "bundle": plan.bundle, "graph": plan.graph, "target": plan.target, "engine": plan.engine, "device": plan.device,
         "precision": plan.precision, "threads": plan.threads, "shapes": dict(plan.sizes), "size_mb": plan.size_mb,
-        "model": dict(plan.model), "settings": dict(plan.settings),
+        "model": dict(plan.model), "settings": dict(plan.settings), "scenario": plan.load.scenario,
     }  # fmt: skip
 
 
@@ -249,8 +257,9 @@ def _execution_facts(execution: Mapping[str, Mapping[str, Any]] | None) -> dict[
     }
 
 
-def _latencies(plan: CellPlan, measurement: Measurement, cell: int) -> dict[str, Any]:
-    rounds = [item.samples[cell] / 1e6 for item in measurement.used if cell in item.samples]
+def _latencies(plan: CellPlan, measurement: Measurement, cell: int, load: Mapping[str, Any]) -> dict[str, Any]:
+    turns = measurement.turns(cell)
+    rounds = [item.samples[cell] / 1e6 for item in turns]
     pooled = np.concatenate(rounds)
     interval = measurement.interval_ms(cell)
     warm = measurement.warm_ups[cell]
@@ -262,7 +271,8 @@ def _latencies(plan: CellPlan, measurement: Measurement, cell: int) -> dict[str,
         "p50_ci_ms": (round(interval.low, 6), round(interval.high, 6)) if interval else None,
         **{name: None if bound is None else round(bound, 6) for name, bound in bounds.items()},
         "min_ms": round(float(pooled.min()), 6),
-        "throughput_per_s": round(plan.items * len(pooled) / (float(pooled.sum()) / 1e3), 4),
+        "throughput_per_s": round(scenario.throughput_per_s(load, plan.items, turns, cell), 4),
+        "outcome": scenario.outcome(load, turns, cell),
         "n": len(pooled),
         "rounds": len(rounds),
         "stopped_by": measurement.row_stopped_by(cell),

@@ -7,8 +7,8 @@ on invented machines.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -33,21 +33,35 @@ _FIRST_LOOK = 3
 
 
 class Runnable(Protocol):
-    """What a round asks of a cell."""
+    """What the rules ask of a cell."""
 
     def run(self, n: int, lead_in: int = 0) -> Samples:
-        """``n`` durations in ns, after ``lead_in`` runs that are not recorded."""
+        """``n`` durations in ns, after ``lead_in`` runs that are not recorded; the warm-up is made of these."""
+
+    def settle(self, typical_s: float) -> float:
+        """Learn how long a run takes after the warm-up; tell how many seconds a turn takes per sample."""
+
+    def turn(self, n: int, lead_in: int, seed: int) -> Samples:
+        """One round's ``n`` samples in ns, after ``lead_in`` runs that are not recorded."""
+
+    def resident_mb(self) -> float | None:
+        """The memory that the cell holds now."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``rounds`` is the least number of rounds; they are made even when that takes longer than ``budget_s``."""
+    """``rounds`` is the least number of rounds; they are made even when that takes longer than ``budget_s``.
+
+    ``to_the_end``: measure until the budget is used, however sure the medians are by then.
+    """
 
     budget_s: float = 60.0
     rounds: int = LEAST_ROUNDS
     seed: int = 0
     window_runs: int = statistics.WINDOW_RUNS
     window_s: float = statistics.WINDOW_S
+    most_runs: int = MOST_RUNS_PER_TURN
+    to_the_end: bool = False
 
     def __post_init__(self) -> None:
         if not self.budget_s > 0:
@@ -72,12 +86,18 @@ class WarmedUp:
 
 @dataclass(frozen=True)
 class Round:
-    """One round: cells in the order they ran, their durations in ns, the calibration before and after it in ms."""
+    """One round: cells in the order they ran, their durations in ns, the calibration before and after it in ms.
+
+    ``seed`` is that of its arrivals; ``at_s`` and ``rss_mb`` tell when each cell's turn ended and what it held then.
+    """
 
     order: tuple[int, ...]
     samples: Mapping[int, Samples]
     calibration_ms: tuple[float, float]
     void: bool
+    seed: int = 0
+    at_s: Mapping[int, float] = field(default_factory=dict)
+    rss_mb: Mapping[int, float | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -107,9 +127,13 @@ class Measurement:
         """The valid rounds; all of them where too few are valid, which no row then calls steady."""
         return [item for item in self.rounds if not item.void] if self.enough_valid else self.rounds
 
+    def turns(self, cell: int) -> list[Round]:
+        """The used rounds in which the cell ran."""
+        return [item for item in self.used if cell in item.samples]
+
     def medians_ms(self, cell: int) -> list[float]:
         """The median of each used round of a cell, in ms."""
-        return [float(np.median(item.samples[cell])) / 1e6 for item in self.used if cell in item.samples]
+        return [float(np.median(item.samples[cell])) / 1e6 for item in self.turns(cell)]
 
     def interval_ms(self, cell: int) -> Interval | None:
         """The median over rounds of a cell with its 95 % interval, in ms."""
@@ -149,15 +173,17 @@ def measure(
     for place, (key, cell) in enumerate(cells.items()):
         share = max(0.0, warm_until - clock()) / (len(cells) - place)
         _guarded(result, key, partial(_warm, result, key, cell, settings, clock, share))
+    pace = _settled(result, cells)
     alive = {key: cell for key, cell in cells.items() if key not in result.failures}
-    turns = _turn_sizes(result.warm_ups, alive, settings, deadline - clock())
+    turns = _turn_sizes(pace, alive, settings, deadline - clock())
     before = calibrate() if alive else 0.0
     while alive and not result.stopped_by:
         start = clock()
         order = tuple(int(key) for key in random.permutation(list(alive)))
-        samples = _one_round(result, alive, order, turns)
+        seed = (settings.seed << 10) + len(result.rounds)
+        made = _one_round(result, alive, order, turns, seed, clock)
         after = calibrate()
-        result.rounds.append(Round(order, samples, (before, after), void=drifted(before, after)))
+        result.rounds.append(replace(made, calibration_ms=(before, after), void=drifted(before, after)))
         before = after
         alive = {key: cell for key, cell in alive.items() if key not in result.failures}
         progress(1)
@@ -182,39 +208,60 @@ def _warm(
     result.warm_ups[key] = WarmedUp(series, found.dropped, found.steady)
 
 
+def _settled(result: Measurement, cells: Mapping[int, Runnable]) -> dict[int, float]:
+    """Seconds per sample of each cell that is warm."""
+    pace: dict[int, float] = {}
+
+    def settle(key: int) -> None:
+        pace[key] = cells[key].settle(result.warm_ups[key].typical_s)
+
+    for key in cells:
+        if key not in result.failures:
+            _guarded(result, key, partial(settle, key))
+    return pace
+
+
 def _turn_sizes(
-    warm_ups: Mapping[int, WarmedUp], alive: Mapping[int, Runnable], settings: Settings, left_s: float
+    pace_s: Mapping[int, float], alive: Mapping[int, Runnable], settings: Settings, left_s: float
 ) -> dict[int, tuple[int, int]]:
-    """Runs and lead-in per turn of each cell: equal time for each, so that a slow one does not starve the others."""
+    """Samples and lead-in per turn of each cell: equal time for each, so that a slow one does not starve the others."""
     slot_s = max(0.0, left_s) / (_TURNS_PLANNED * settings.rounds * max(1, len(alive)))
     sizes = {}
     for key in alive:
-        runs = min(MOST_RUNS_PER_TURN + _LEAD_IN, int(slot_s / max(1e-7, warm_ups[key].typical_s)))
-        lead_in = _LEAD_IN if runs > 2 * _LEAD_IN else 0
-        sizes[key] = (max(1, runs - lead_in), lead_in)
+        samples = min(settings.most_runs + _LEAD_IN, int(slot_s / max(1e-7, pace_s[key])))
+        lead_in = _LEAD_IN if samples > 2 * _LEAD_IN else 0
+        sizes[key] = (max(1, samples - lead_in), lead_in)
     return sizes
 
 
 def _one_round(
-    result: Measurement, cells: Mapping[int, Runnable], order: Sequence[int], turns: Mapping[int, tuple[int, int]]
-) -> dict[int, Samples]:
+    result: Measurement,
+    cells: Mapping[int, Runnable],
+    order: tuple[int, ...],
+    turns: Mapping[int, tuple[int, int]],
+    seed: int,
+    clock: Callable[[], float],
+) -> Round:
+    """A turn of each cell; the calibration is the caller's."""
     samples: dict[int, Samples] = {}
+    at_s: dict[int, float] = {}
+    rss_mb: dict[int, float | None] = {}
 
     def turn(key: int) -> None:
-        runs, lead_in = turns[key]
-        samples[key] = cells[key].run(runs, lead_in)
+        found = cells[key].turn(*turns[key], seed)
+        samples[key], at_s[key], rss_mb[key] = found, clock(), cells[key].resident_mb()
 
     for key in order:
         _guarded(result, key, partial(turn, key))
-    return samples
+    return Round(order, samples, (0.0, 0.0), void=False, seed=seed, at_s=at_s, rss_mb=rss_mb)
 
 
 def _stop_reason(result: Measurement, alive: Mapping[int, Runnable], settings: Settings, *, over: bool) -> str:
-    if result.enough_valid and all(_sure(result.interval_ms(key)) for key in alive):
+    if not settings.to_the_end and result.enough_valid and all(_sure(result.interval_ms(key)) for key in alive):
         return "precision"
     if over and len(result.rounds) >= settings.rounds:
         return "budget"
-    return "rounds" if len(result.rounds) >= MOST_ROUNDS else ""
+    return "rounds" if len(result.rounds) >= MOST_ROUNDS and not settings.to_the_end else ""
 
 
 def _sure(interval: Interval | None) -> bool:

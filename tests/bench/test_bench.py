@@ -160,7 +160,7 @@ def test_wrong_usage_is_refused_before_anything_runs(make_bundle, arguments, tex
 
 
 def test_a_scenario_that_does_not_exist_is_refused(make_bundle) -> None:  # type: ignore[no-untyped-def]
-    result = bench(make_bundle("a"), "--scenario", "server")
+    result = bench(make_bundle("a"), "--scenario", "sever")
     assert result.exit_code == 2
     assert "single-stream" in result.output
 

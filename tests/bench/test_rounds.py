@@ -52,6 +52,15 @@ class FakeCell:
         self._machine.now += float(durations.sum())
         return np.asarray(durations[lead_in:] * 1e9, dtype=np.int64)
 
+    def settle(self, typical_s: float) -> float:
+        return typical_s
+
+    def turn(self, n: int, lead_in: int, seed: int) -> NDArray[np.int64]:
+        return self.run(n, lead_in)
+
+    def resident_mb(self) -> float | None:
+        return 100.0 + self._machine.now
+
 
 def always(level: float) -> Callable[[int], float]:
     return lambda place: level
@@ -184,6 +193,18 @@ def test_a_pair_on_a_machine_that_slows_down_is_compared_rightly() -> None:
     assert paired is not None
     assert paired.ratio.value == pytest.approx(0.5, rel=0.1)
     assert paired.verdict == "faster"
+
+
+def test_a_soak_goes_on_to_its_end_and_tells_when_each_turn_ended_and_what_was_held() -> None:
+    machine = Machine()
+    cells = {0: FakeCell(machine, "a", always(0.01))}
+    settings = Settings(budget_s=600, rounds=20, most_runs=10**6, to_the_end=True)
+    found = measure(cells, settings, steady_kernel, clock=machine.clock)
+    assert found.stopped_by == "budget"
+    assert machine.now == pytest.approx(600, rel=0.05)
+    assert len(found.rounds) > 20
+    assert all(item.rss_mb[0] == 100.0 + item.at_s[0] for item in found.rounds)
+    assert len({item.seed for item in found.rounds}) == len(found.rounds)
 
 
 @pytest.mark.parametrize(
