@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from avsdk import host
-from avsdk.errors import AvsdkError
+from avsdk import host, nvidia
+from avsdk.errors import AvsdkError, NotAvailable
 from avsdk_bench import noise, rounds
 from avsdk_bench.calibration import Calibration
+from avsdk_bench.energy import Meters, unavailable
 from avsdk_bench.plan import Cell, CellPlan
 from avsdk_bench.report import Observed, Report, comparisons_from, method_from, row_from
 
@@ -35,6 +36,9 @@ def run_bench(
             cell = stack.enter_context(Cell(plan))
             if _opened(cell, observed[place]):
                 cells[place] = cell
+        meters = stack.enter_context(contextlib.closing(Meters()))
+        for place, cell in cells.items():
+            _metered(cell, observed[place], meters)
         threads = max((plan.threads for plan in plans), default=1)
         calibration = stack.enter_context(contextlib.closing(Calibration(threads)))
         switches = {place: cell.involuntary_switches() for place, cell in cells.items()}
@@ -77,9 +81,20 @@ def _opened(cell: Cell, observed: Observed) -> bool:
     return True
 
 
+def _metered(cell: Cell, observed: Observed, meters: Meters) -> None:
+    """Charge the cell's turns to the meter of what runs it, or note why there is none."""
+    devices = {facts["device"] for facts in (observed.execution or {}).values()}
+    try:
+        cell.account = meters.account(gpu=devices != {"cpu"} and bool(nvidia.local_gpus()))
+    except NotAvailable as error:
+        observed.energy = unavailable(error.failed)
+
+
 def _finish(cell: Cell, observed: Observed, switches_before: int | None) -> None:
     try:
         observed.load = cell.load
+        if cell.account is not None:
+            observed.energy = cell.account.facts()
         observed.memory = cell.memory()
         observed.stages = cell.stages()
         after = cell.involuntary_switches()

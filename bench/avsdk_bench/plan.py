@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -22,6 +23,7 @@ from avsdk.session import Artifact, session_class
 from avsdk.spec import GraphSpec, Sizes
 from avsdk.worker import Worker
 from avsdk_bench import cell, loadgen, loops, memory, noise
+from avsdk_bench.energy import Account
 from avsdk_bench.scenario import OWN, Load, natural_period_ms, seconds_per_sample
 from avsdk_bench.subjects import Subject, measured_here
 
@@ -86,11 +88,12 @@ class ColdStartFacts:
 
 
 class Cell:
-    """The process of one cell. The parent sleeps while a request is served."""
+    """The process of one cell. The parent sleeps while a request is served; ``account`` is charged with the turns."""
 
     def __init__(self, plan: CellPlan) -> None:
         self.plan = plan
         self.load: Mapping[str, Any] = {"scenario": plan.load.scenario, "loop": OWN}
+        self.account: Account | None = None
         self._worker: Worker | None = None
         self._pids: list[int] = []
 
@@ -133,7 +136,10 @@ class Cell:
 
     def turn(self, n: int, lead_in: int, seed: int) -> NDArray[np.int64]:
         """``n`` samples of the scenario in ns."""
-        samples: NDArray[np.int64] = self._ask("turn", load=self.load, n=n, lead_in=lead_in, seed=seed)
+        runs = n * int(self.load.get("runs_per_query", 1)) + lead_in
+        counted = self.account.turn(runs * self.plan.items) if self.account else contextlib.nullcontext()
+        with counted:
+            samples: NDArray[np.int64] = self._ask("turn", load=self.load, n=n, lead_in=lead_in, seed=seed)
         return samples
 
     def resident_mb(self) -> float | None:

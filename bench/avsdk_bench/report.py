@@ -68,6 +68,7 @@ class Row:
     cold_start: Mapping[str, float] | None = None
     peak_rss_mb: float | None = None
     memory: Mapping[str, Any] | None = None
+    energy: Mapping[str, Any] | None = None
     stages_ms: Mapping[str, float] | None = None
     steady: bool = False
     warm_up_runs: int = 0
@@ -157,6 +158,7 @@ class Observed:
     memory: Mapping[str, Any] | None = None
     stages: Mapping[str, float] | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
+    energy: Mapping[str, Any] | None = None
     switches: int | None = None
     failure: AvsdkError | None = None
 
@@ -182,6 +184,7 @@ def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell:
         status="measured",
         reason=measured_elsewhere(plan.device) if stood_in else plan.remark,
         memory=observed.memory,
+        energy=observed.energy,
         stages_ms={name: round(value, 4) for name, value in observed.stages.items()} if observed.stages else None,
         peak_rss_mb=memory.get("peak_rss_mb"),
         involuntary_switches=observed.switches,

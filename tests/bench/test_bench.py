@@ -61,6 +61,10 @@ def test_a_bundle_is_measured_per_graph_and_as_a_pipeline(make_bundle, tmp_path:
         assert row["min_ms"] <= row["p50_ci_ms"][0] <= row["p50_ms"] <= row["p50_ci_ms"][1]
         assert (row["p99_ms"] is None) == (row["n"] < 662)
         assert row["peak_rss_mb"] >= row["memory"]["load"]["rss_mb"] > 0
+        assert row["memory"]["steady"]["file_mb"] > 0
+        assert row["stopped_by"] in ("precision", "budget")
+        assert (row["energy"].get("joules_per_item") or 1) > 0
+        assert "joules_per_item" in row["energy"] or row["energy"]["unavailable"]
         assert row["cold_start_ms"] == pytest.approx(sum(row["cold_start"].values()), abs=0.1)
         assert set(row["cold_start"]) == {"spawn_ms", "import_ms", "verify_ms", "load_ms", "first_output_ms"}
     assert set(document["rows"][1]["stages_ms"]) == {"preprocess", "infer", "postprocess"}
