@@ -55,6 +55,18 @@ _Axes = Annotated[
     typer.Option("--axis", metavar="AXIS=SIZE,...", help="Sizes to run at; may be repeated.", show_default=False),
 ]
 
+_Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads per cell [default: the cores one may use]")
+]
+_Scenario = Annotated[
+    Scenario, typer.Option("--scenario", help="How requests arrive; its settings by --set SCENARIO.NAME=VALUE.")
+]
+_Loop = Annotated[Loop, typer.Option("--loop", help="Who sends them; auto is MLPerf LoadGen where it is and can.")]
+_Out = Annotated[Path | None, typer.Option("--out", metavar="R.json", help="Write the report, samples included.")]
+_ColdStart = Annotated[
+    bool, typer.Option("--cold-start", help="Start each cell twice more, with caches cold and then warm.")
+]
+
 
 @app.callback()
 def _group() -> None:
@@ -67,22 +79,15 @@ def bench(
     target: _Target = "",
     precision: Annotated[str | None, typer.Option(help="What is built for --target, as for export.")] = None,
     axis: _Axes = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Threads per cell [default: the cores one may use]")
-    ] = None,
-    scenario: Annotated[
-        Scenario, typer.Option("--scenario", help="How requests arrive; its settings by --set SCENARIO.NAME=VALUE.")
-    ] = Scenario.SINGLE_STREAM,
-    loop: Annotated[
-        Loop, typer.Option("--loop", help="Who sends them; auto is MLPerf LoadGen where it is and can.")
-    ] = Loop.AUTO,
+    threads: _Threads = None,
+    scenario: _Scenario = Scenario.SINGLE_STREAM,
+    loop: _Loop = Loop.AUTO,
     budget_s: Annotated[float, typer.Option("--budget-s", help="Seconds for the whole bench.")] = 60.0,
     rounds: Annotated[int, typer.Option("--rounds", help="The least number of interleaved rounds, 5 or more.")] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the order of cells and of made-up inputs.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="R.json", help="Write the report, samples included.")
-    ] = None,
+    out: _Out = None,
     chart: Annotated[Path | None, typer.Option("--chart", metavar="C.png", help="Draw a chart, PNG or SVG.")] = None,
+    cold_start: _ColdStart = False,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -103,9 +108,9 @@ def bench(
     axes = [sizes_from_text(text) for text in axis or []]
     request = Request(models, target, precision, axes, others)
     plans = [replace(plan, load=load) for plan in _plans(request, threads, seed)]
-    command = _command(request, axis or [], plans[0].threads, method, load)
+    command = _command(request, axis or [], plans[0].threads, method, load) + " --cold-start" * cold_start
     with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
-        report, errors = run_bench(plans, method, command=command, progress=advance)
+        report, errors = run_bench(plans, method, command=command, cold=cold_start, progress=advance)
     if out is not None:
         report.write(out)
     if chart is not None:

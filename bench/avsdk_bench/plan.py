@@ -90,8 +90,9 @@ class ColdStartFacts:
 class Cell:
     """The process of one cell. The parent sleeps while a request is served; ``account`` is charged with the turns."""
 
-    def __init__(self, plan: CellPlan) -> None:
+    def __init__(self, plan: CellPlan, env: Mapping[str, str] | None = None) -> None:
         self.plan = plan
+        self._env = dict(env or {})
         self.load: Mapping[str, Any] = {"scenario": plan.load.scenario, "loop": OWN}
         self.account: Account | None = None
         self._worker: Worker | None = None
@@ -106,7 +107,7 @@ class Cell:
             self.plan.label,
             self.plan.python or sys.executable,
             timeout_s=_TURN_TIMEOUT_S,
-            env=_thread_limits(self.plan.threads),
+            env={**_thread_limits(self.plan.threads), **self._env},
         )
         if self.plan.python:  # no package there offers avsdk's plug-ins
             self._worker.call(plugins.lend, entries=plugins.offered("engines", "predictors"))

@@ -66,6 +66,7 @@ class Row:
     stopped_by: str = ""
     cold_start_ms: float | None = None
     cold_start: Mapping[str, float] | None = None
+    cold_starts: Mapping[str, Mapping[str, float]] | None = None
     peak_rss_mb: float | None = None
     memory: Mapping[str, Any] | None = None
     energy: Mapping[str, Any] | None = None
@@ -154,6 +155,7 @@ class Observed:
     """What a cell's process told about itself, beside the latencies."""
 
     cold: ColdStartFacts | None = None
+    starts: Mapping[str, Mapping[str, float]] | None = None
     execution: Mapping[str, Mapping[str, Any]] | None = None
     memory: Mapping[str, Any] | None = None
     stages: Mapping[str, float] | None = None
@@ -171,6 +173,7 @@ def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell:
         facts |= {
             "cold_start_ms": round(observed.cold.total_ms, 3),
             "cold_start": {name: round(value, 3) for name, value in observed.cold.phases.items()},
+            "cold_starts": observed.starts,
             "input": observed.cold.source,
         }
     failure = observed.failure or measurement.failures.get(cell)
