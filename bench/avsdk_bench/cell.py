@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,18 +21,16 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from avsdk.bundle import Bundle, open_bundle  # noqa: E402
-from avsdk.errors import NotAvailable, UsageError  # noqa: E402
-from avsdk.golden import read_golden  # noqa: E402
+from avsdk.errors import NotAvailable  # noqa: E402
 from avsdk.opening import watched  # noqa: E402
 from avsdk.schema import encode  # noqa: E402
-from avsdk.session import Array, Execution, LoadedGraph, session_class  # noqa: E402
+from avsdk.session import Execution, LoadedGraph, session_class  # noqa: E402
 from avsdk.spec import GraphSpec, Sizes  # noqa: E402
-from avsdk_bench import loops, memory  # noqa: E402
+from avsdk_bench import inputs, loops, memory  # noqa: E402
 
 if TYPE_CHECKING:
     from avsdk.predictor import Predictor
 
-_PICTURE_OP = "image_rgb"
 _COMPILE = "compile_ms"
 
 
@@ -83,15 +82,19 @@ class Prepared:
 class StageTimes:
     """Runs a predictor and tells how its time divides over the stages."""
 
-    def __init__(self, predictor: Predictor, media: Array) -> None:
+    def __init__(self, predictor: Predictor, media: inputs.Media) -> None:
         self._predictor = predictor
         self._media = media
         self._runs = 0
 
     def run(self) -> object:
-        """One pass over the media."""
+        """One pass over the media, from its file where it can be decoded."""
         self._runs += 1
-        return self._predictor(self._media)
+        if self._media.decode is None:
+            return self._predictor(self._media.array)
+        with self._predictor.watch.stage("decode"):
+            array = self._media.decode()
+        return self._predictor(array)
 
     def restart(self) -> None:
         """Forget the runs so far: the first one is no guide to the others."""
@@ -172,7 +175,7 @@ def open_graph(bundle: str, graph: str, sizes: Sizes, threads: int, seed: int, s
         loaded = opened.load_graphs(threads)[graph]
         with cold.phase("import_ms"):
             _require_engines(loaded)
-        feeds, source = feeds_for(opened, loaded.graph, sizes, seed)
+        feeds, source = inputs.feeds_for(opened, loaded.graph, sizes, seed)
         with cold.phase("load_ms"):
             session = loaded.session_for(sizes)
         return Prepared(lambda: session.run(feeds), lambda: {graph: session.execution()}, loaded.close, source)
@@ -181,7 +184,7 @@ def open_graph(bundle: str, graph: str, sizes: Sizes, threads: int, seed: int, s
 
 
 def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns: int) -> CellWorker:
-    """A cell that runs the whole predictor, pre- and post-processing included, on media in memory."""
+    """A cell that decodes a file and runs the whole predictor on it, pre- and post-processing included."""
 
     def prepare(cold: ColdStart) -> Prepared:
         opened = _checked_bundle(bundle, cold)
@@ -190,7 +193,7 @@ def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns
 
             for loaded in opened.load_graphs(threads).values():
                 _require_engines(loaded)
-        media, source = media_for(opened, sizes, seed)
+        made = inputs.media_for(opened, sizes, seed)
         with cold.phase("load_ms"):
             predictor = predictor_for(opened, threads=threads, settings={})
             for loaded in predictor.graphs.values():
@@ -199,45 +202,11 @@ def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns
         def executions() -> Mapping[str, Execution]:
             return {name: each.open_sessions()[0].execution() for name, each in predictor.graphs.items()}
 
+        media = inputs.media_file_for(predictor, opened.manifest.spec, made, Path(tempfile.mkdtemp()))
         stages = StageTimes(predictor, media)
-        return Prepared(stages.run, executions, predictor.close, source, stages)
+        return Prepared(stages.run, executions, predictor.close, media.source, stages)
 
     return CellWorker(spawned_ns, prepare)
-
-
-def feeds_for(bundle: Bundle, graph: GraphSpec, sizes: Sizes, seed: int) -> tuple[dict[str, Array], str]:
-    """The first golden sample of exactly these sizes, else seeded numbers within 0..255; and which of the two it is."""
-    for index, feeds in enumerate(_golden_inputs(bundle, graph)):
-        if all(feeds[tensor.name].shape == tensor.sized(sizes) for tensor in graph.inputs):
-            return feeds, f"golden sample {index}"
-    random = np.random.default_rng(seed)
-    made = {
-        tensor.name: random.uniform(0.0, 255.0, tensor.sized(sizes)).astype(tensor.dtype) for tensor in graph.inputs
-    }
-    return made, f"random 0..255, seed {seed}"
-
-
-def takes_picture(bundle: Bundle) -> bool:
-    """Whether the pipeline starts with a picture, the media that a bench can make in memory."""
-    steps = bundle.manifest.spec.preprocess
-    return bool(steps) and steps[0].op == _PICTURE_OP
-
-
-def media_for(bundle: Bundle, sizes: Sizes, seed: int) -> tuple[Array, str]:
-    """An RGB picture (height, width, 3) uint8 of the sizes asked for: a golden one where it fits, else seeded noise."""
-    graph = bundle.manifest.spec.graphs[0]
-    if not takes_picture(bundle) or not {"height", "width"} <= set(sizes):
-        raise UsageError(
-            f"the pipeline of {bundle.path} starts with no picture", expected=f"a first step {_PICTURE_OP}"
-        )
-    height, width = sizes["height"], sizes["width"]
-    for index, feeds in enumerate(_golden_inputs(bundle, graph)):
-        array = feeds[graph.inputs[0].name]
-        if array.shape[1:] == (3, height, width):
-            picture = np.clip(np.rint(array[0].transpose(1, 2, 0)), 0, 255).astype(np.uint8)
-            return np.ascontiguousarray(picture), f"golden sample {index}"
-    random = np.random.default_rng(seed)
-    return random.integers(0, 256, (height, width, 3), dtype=np.uint8), f"random 0..255, seed {seed}"
 
 
 def _checked_bundle(path: str, cold: ColdStart) -> Bundle:
@@ -251,13 +220,6 @@ def _require_engines(loaded: LoadedGraph) -> None:
         state = session_class(artifact.engine).availability(artifact.device)
         if not state.ok:
             raise NotAvailable(f"{artifact.engine}:{artifact.device} cannot run here: {state.reason}", fix=state.fix)
-
-
-def _golden_inputs(bundle: Bundle, graph: GraphSpec) -> list[dict[str, Array]]:
-    """The inputs of the golden samples, in order."""
-    if graph.name not in bundle.manifest.golden:
-        return []
-    return [feeds for feeds, _ in read_golden(bundle.file(bundle.manifest.golden[graph.name]))]
 
 
 def _sizes_of(graph: GraphSpec, sizes: Sizes) -> dict[str, int]:

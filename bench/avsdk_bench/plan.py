@@ -24,6 +24,7 @@ from avsdk.spec import GraphSpec, Sizes
 from avsdk.worker import Worker
 from avsdk_bench import cell, loadgen, loops, memory, noise
 from avsdk_bench.energy import Account
+from avsdk_bench.inputs import can_make_media
 from avsdk_bench.scenario import OWN, Load, natural_period_ms, seconds_per_sample
 from avsdk_bench.subjects import Subject, measured_here
 
@@ -203,7 +204,7 @@ def plans_for(
         for sizes in _cell_sizes(bundle, graph, axes):
             arguments = {"graph": graph.name, "sizes": sizes}
             plans.append(_plan(subject, bundle, graph.name, sizes, threads, seed, cell.open_graph, arguments))
-    if pipeline and cell.takes_picture(bundle):
+    if pipeline and can_make_media(bundle.manifest.spec):
         for sizes in _cell_sizes(bundle, graphs[0], axes):
             single = {**sizes, "batch": 1} if "batch" in sizes else sizes
             arguments = {"sizes": single}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from avsdk.errors import UnknownName, UsageError
 from avsdk.spec import ModelSpec, Sizes
-from avsdk_bench import loops, statistics, trend
+from avsdk_bench import inputs, loops, statistics, trend
 from avsdk_bench.rounds import MOST_RUNS_PER_TURN, Round, Settings
 
 SINGLE_STREAM = "single-stream"
@@ -166,21 +166,8 @@ def natural_period_ms(spec: ModelSpec, sizes: Sizes) -> float | None:
     first = spec.preprocess[0] if spec.preprocess else None
     if first is not None and first.op == "image_rgb":
         return 1000.0 / _PICTURES_PER_S
-    samples = sound_samples(spec, sizes)
+    samples = inputs.sound_samples(spec, sizes)
     return None if samples is None or first is None else 1000.0 * samples / int(first.params["sample_rate_hz"])
-
-
-def sound_samples(spec: ModelSpec, sizes: Sizes) -> int | None:
-    """How many samples of sound fill the first graph's input at these sizes; None for a model that takes no sound."""
-    if not spec.preprocess or spec.preprocess[0].op != "sound_mono":
-        return None
-    params = {step.op: step.params for step in spec.preprocess}
-    shape = spec.graphs[0].inputs[0].sized(spec.graphs[0].complete_sizes(sizes))
-    if "fit_samples" in params:
-        return int(params["fit_samples"]["samples"])
-    if "frames" in params:
-        return (shape[-2] - 1) * int(params["frames"]["hop"]) + int(params["frames"]["length"])
-    return int(shape[-1])
 
 
 def throughput_per_s(used: Mapping[str, Any], items: int, turns: Sequence[Round], cell: int) -> float:

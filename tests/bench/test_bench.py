@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from avsdk.bundle import open_bundle
 from avsdk.errors import ToolchainCrashed
-from avsdk_bench import cell
+from avsdk_bench import cell, inputs
 from avsdk_bench.bench import run_bench
 from avsdk_bench.cli import app
 from avsdk_bench.plan import Cell, plans_for
@@ -56,7 +56,7 @@ def test_a_bundle_is_measured_per_graph_and_as_a_pipeline(make_bundle, tmp_path:
         assert row["precision_shares"] == {"fp32": 1.0}
         assert row["placement"] == {"cpu": 1.0}
         assert row["threads"] == 1
-        assert row["input"] == "golden sample 0"
+        assert row["input"] == "golden sample 0" + (", as PNG" if row["graph"] == "pipeline" else "")
         assert row["rounds"] >= 5
         assert row["n"] == sum(map(len, row["samples_ms"]))
         assert row["min_ms"] <= row["p50_ci_ms"][0] <= row["p50_ms"] <= row["p50_ci_ms"][1]
@@ -69,7 +69,8 @@ def test_a_bundle_is_measured_per_graph_and_as_a_pipeline(make_bundle, tmp_path:
         assert row["cold_start_ms"] == pytest.approx(sum(row["cold_start"].values()), abs=0.1)
         assert set(row["cold_start"]) == PHASES
         assert row["cold_starts"] is None
-    assert set(document["rows"][1]["stages_ms"]) == {"preprocess", "infer", "postprocess"}
+    assert set(document["rows"][1]["stages_ms"]) == {"decode", "preprocess", "infer", "postprocess"}
+    assert all(value > 0 for value in document["rows"][1]["stages_ms"].values())
     assert document["rows"][0]["stages_ms"] is None
     assert len(document["method"]["order"]) == document["method"]["rounds"]
     assert document["command"].startswith("avsdk bench ")
@@ -90,14 +91,14 @@ def test_made_up_inputs_are_seeded_and_named(make_bundle) -> None:  # type: igno
     bundle = open_bundle(make_bundle("a"))
     graph = bundle.manifest.spec.graphs[0]
     sizes = {"batch": 2, "height": 16, "width": 20}
-    (first, text), (again, _), (other, _) = (cell.feeds_for(bundle, graph, sizes, seed) for seed in (3, 3, 4))
+    (first, text), (again, _), (other, _) = (inputs.feeds_for(bundle, graph, sizes, seed) for seed in (3, 3, 4))
     assert text == "random 0..255, seed 3"
     assert first["image"].shape == (2, 3, 16, 20)
     assert first["image"].dtype == np.float32
     assert 0 <= first["image"].min() < first["image"].max() <= 255
     assert np.array_equal(first["image"], again["image"])
     assert not np.array_equal(first["image"], other["image"])
-    picture, text = cell.media_for(bundle, {"height": 24, "width": 28}, 3)
+    picture, text = inputs.media_for(bundle, {"height": 24, "width": 28}, 3)
     assert (picture.shape, picture.dtype, text) == ((24, 28, 3), np.uint8, "random 0..255, seed 3")
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from avsdk.bundle import open_bundle
 from avsdk.errors import UnknownName, UsageError
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, Step, TensorSpec
-from avsdk_bench import loops, scenario, trend
+from avsdk_bench import inputs, loops, scenario, trend
 from avsdk_bench.cli import app
 from avsdk_bench.plan import plans_for
 from avsdk_bench.rounds import Round
@@ -160,7 +160,7 @@ def test_a_live_source_gives_pictures_25_times_a_second_and_sounds_as_they_fill(
     framed = _sound_spec(
         Step("frames", {"length": 400, "hop": 160}), shape=(1, "frames", 400), axes={"frames": AxisRange(1, 99, 1, 8)}
     )
-    assert scenario.sound_samples(framed, {}) == 7 * 160 + 400
+    assert inputs.sound_samples(framed, {}) == 7 * 160 + 400
     fitted = _sound_spec(Step("fit_samples", {"samples": 8000}), shape=(1, 8000), axes={})
     assert scenario.natural_period_ms(fitted, {}) == 500.0
 
