@@ -26,6 +26,7 @@ from avsdk_bench.report import Report
 from avsdk_bench.rounds import Settings
 
 SAME_GOAL, FOUND_GOAL = 0.90, 0.85
+SPREAD_GOAL = 0.015
 OVERHEAD_GOAL_US = 5.0
 _QUERIES = 20_000
 
@@ -38,6 +39,12 @@ class Trials:
     right: int
     loud: int
     widths: tuple[float, ...]
+    medians_ms: tuple[float, ...] = ()
+
+    @property
+    def spread(self) -> float:
+        """How far the medians of the first cell lie apart over all comparisons, as a share of their median."""
+        return float(np.ptp(self.medians_ms) / np.median(self.medians_ms))
 
     @property
     def share(self) -> float:
@@ -50,15 +57,16 @@ def compared(
 ) -> Trials:
     """Compare two cells ``count`` times; the second takes ``1 + slower`` times as long."""
     right = loud = 0
-    widths = []
+    widths, medians = [], []
     for trial in range(count):
         report = _pair(cell_s, slower, seed + trial)
         item = report.comparisons[0]
         right += item.verdict == expected
         loud += not report.noise.quiet
         widths.append(item.ratio_ci[1] - item.ratio_ci[0])
+        medians.append(report.rows[0].p50_ms or 0.0)
         advance(1)
-    return Trials(count, right, loud, tuple(widths))
+    return Trials(count, right, loud, tuple(widths), tuple(medians))
 
 
 def _pair(cell_s: float, slower: float, seed: int) -> Report:
@@ -96,6 +104,12 @@ def measured(count: int, cell_s: float, seed: int) -> Section:
     figures = [
         _share("two identical cells: no difference shown", same, SAME_GOAL),
         _share("a cell that is 5 % slower: found", found, FOUND_GOAL),
+        Figure(
+            "single-thread medians of one cell over all comparisons: largest less smallest",
+            f"{same.spread:.2%}".replace("%", " %"),
+            "at most 1.5 %",
+            verdict(same.spread <= SPREAD_GOAL),
+        ),
     ]
     for loop in ("own", *([loops.LOADGEN] if loops.loadgen_version() else [])):
         cost = overhead_us(loop)

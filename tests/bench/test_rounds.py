@@ -114,6 +114,16 @@ def test_it_stops_when_the_budget_is_used_and_says_so() -> None:
     assert (found.row_stopped_by(0), found.row_stopped_by(1)) == ("budget", "precision")
 
 
+def test_six_unlike_cells_end_within_their_budget() -> None:
+    machine = Machine()
+    machine.now = 12.0  # opening them took so long
+    levels = (0.0004, 0.003, 0.02, 0.05, 0.2, 0.7)
+    cells = {key: FakeCell(machine, f"c{key}", always(level), jitter=0.3) for key, level in enumerate(levels)}
+    found = measure(cells, Settings(budget_s=60), steady_kernel, clock=machine.clock, started=0.0)
+    assert len(found.rounds) >= rounds.LEAST_ROUNDS
+    assert found.elapsed_s <= 60
+
+
 def test_a_budget_that_is_too_short_still_gives_the_least_rounds_of_one_run_and_is_not_steady() -> None:
     machine = Machine()
     cells = {0: FakeCell(machine, "a", always(2.0), jitter=0.05)}
