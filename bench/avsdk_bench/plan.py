@@ -127,11 +127,16 @@ class Cell:
         samples: NDArray[np.int64] = self._ask("run", n=n, lead_in=lead_in)
         return samples
 
-    def settle(self, typical_s: float) -> float:
+    @property
+    def group(self) -> tuple[str, str]:
+        """Cells of one group do the same work."""
+        return self.plan.group
+
+    def settle(self, typical_s: float, slowest_s: float) -> float:
         """Work out what the scenario leaves to the cell. Raises ``NotAvailable`` for LoadGen where it is not."""
         version = "" if self.plan.load.loop == OWN else str(self._ask("loadgen_version"))
         plan = self.plan
-        self.load = plan.load.in_use(plan.items, typical_s, version, plan.natural_period_ms)
+        self.load = plan.load.in_use(plan.items, typical_s, version, plan.natural_period_ms, slowest_s)
         if self.load["loop"] == loops.LOADGEN and not version:
             raise NotAvailable(f"the Python of {plan.label} has no MLPerf LoadGen", fix=loadgen.FIX)
         return seconds_per_sample(self.load, typical_s)

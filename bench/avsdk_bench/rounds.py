@@ -7,7 +7,7 @@ on invented machines.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -27,7 +27,10 @@ MOST_ROUNDS = 100
 MOST_RUNS_PER_TURN = 500
 PRECISION = 0.01
 _WARM_UP_SHARE = 0.35
-_TURNS_PLANNED = 2  # a budget is cut into twice the least number of rounds, so that void ones can be repeated
+SURE_ROUNDS = 8  # fewer cannot be sure: the interval of five covers 93.75 %, and it is looked at after every round
+_SPARE = 2  # a budget is cut into at least twice the least number of rounds, so that void ones can be repeated
+_MANY_ROUNDS = 40  # many short rounds tell two cells apart better than few long ones: what disturbs them changes less
+_SHORTEST_TURN_S = 0.1
 _LEAD_IN = 2
 _FIRST_LOOK = 3
 
@@ -38,8 +41,15 @@ class Runnable(Protocol):
     def run(self, n: int, lead_in: int = 0) -> Samples:
         """``n`` durations in ns, after ``lead_in`` runs that are not recorded; the warm-up is made of these."""
 
-    def settle(self, typical_s: float) -> float:
-        """Learn how long a run takes after the warm-up; tell how many seconds a turn takes per sample."""
+    @property
+    def group(self) -> Hashable:
+        """What cells that do the same work have in common."""
+
+    def settle(self, typical_s: float, slowest_s: float) -> float:
+        """Learn how long a run takes after the warm-up, here and in the slowest cell of the group.
+
+        Tell how many seconds a turn takes per sample.
+        """
 
     def turn(self, n: int, lead_in: int, seed: int) -> Samples:
         """One round's ``n`` samples in ns, after ``lead_in`` runs that are not recorded."""
@@ -141,7 +151,14 @@ class Measurement:
 
     def row_stopped_by(self, cell: int) -> str:
         """Why no more of this cell was needed: ``precision``, where its own interval is narrow, else ``stopped_by``."""
-        return "precision" if self.enough_valid and _sure(self.interval_ms(cell)) else self.stopped_by
+        return "precision" if self.sure(cell) else self.stopped_by
+
+    def sure(self, cell: int) -> bool:
+        """Whether the cell's median is known to 1 % from enough valid rounds."""
+        interval = self.interval_ms(cell)
+        if interval is None or not self.enough_valid or len(self.used) < SURE_ROUNDS:
+            return False
+        return interval.relative_width <= PRECISION
 
     def ratio(self, first: int, second: int) -> PairedRatio | None:
         """The paired ratio of two cells over the used rounds in which both ran; below 1 the first is faster."""
@@ -211,23 +228,29 @@ def _warm(
 def _settled(result: Measurement, cells: Mapping[int, Runnable]) -> dict[int, float]:
     """Seconds per sample of each cell that is warm."""
     pace: dict[int, float] = {}
+    warm = {key: result.warm_ups[key].typical_s for key in cells if key not in result.failures}
 
     def settle(key: int) -> None:
-        pace[key] = cells[key].settle(result.warm_ups[key].typical_s)
+        slowest_s = max(warm[other] for other in warm if cells[other].group == cells[key].group)
+        pace[key] = cells[key].settle(warm[key], slowest_s)
 
-    for key in cells:
-        if key not in result.failures:
-            _guarded(result, key, partial(settle, key))
+    for key in warm:
+        _guarded(result, key, partial(settle, key))
     return pace
 
 
 def _turn_sizes(
     pace_s: Mapping[int, float], alive: Mapping[int, Runnable], settings: Settings, left_s: float
 ) -> dict[int, tuple[int, int]]:
-    """Samples and lead-in per turn of each cell: equal time for each, so that a slow one does not starve the others."""
-    slot_s = max(0.0, left_s) / (_TURNS_PLANNED * settings.rounds * max(1, len(alive)))
+    """Samples and lead-in per turn of each cell, such that a slow one does not starve the others.
+
+    A turn takes its part of the time in many rounds, or as long as a window of runs takes; at most its part in few.
+    """
+    share_s = max(0.0, left_s) / max(1, len(alive))
     sizes = {}
     for key in alive:
+        enough_s = max(share_s / _MANY_ROUNDS, _SHORTEST_TURN_S, settings.window_runs * pace_s[key])
+        slot_s = min(enough_s, share_s / (_SPARE * settings.rounds))
         samples = min(settings.most_runs + _LEAD_IN, int(slot_s / max(1e-7, pace_s[key])))
         lead_in = _LEAD_IN if samples > 2 * _LEAD_IN else 0
         sizes[key] = (max(1, samples - lead_in), lead_in)
@@ -257,15 +280,11 @@ def _one_round(
 
 
 def _stop_reason(result: Measurement, alive: Mapping[int, Runnable], settings: Settings, *, over: bool) -> str:
-    if not settings.to_the_end and result.enough_valid and all(_sure(result.interval_ms(key)) for key in alive):
+    if alive and not settings.to_the_end and all(result.sure(key) for key in alive):
         return "precision"
     if over and len(result.rounds) >= settings.rounds:
         return "budget"
     return "rounds" if len(result.rounds) >= MOST_ROUNDS and not settings.to_the_end else ""
-
-
-def _sure(interval: Interval | None) -> bool:
-    return interval is not None and interval.relative_width <= PRECISION
 
 
 def _guarded(result: Measurement, key: int, work: Callable[[], None]) -> None:

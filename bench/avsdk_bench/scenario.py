@@ -31,7 +31,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
     MULTI_STREAM: {"samples": "samples in each query (default 8)"},
     OFFLINE: {},
     SERVER: {
-        "qps": "queries per second, on average (default: half of what the cell can do)",
+        "qps": "queries per second, on average (default: half of what the slowest cell of the same work can do)",
         "latency_ms": "the bound that 99 % of the latencies are to keep",
     },
     REAL_TIME: {
@@ -58,15 +58,18 @@ class Load:
     deadline_ms: float | None = None
     minutes: float = 10.0
 
-    @property
-    def plain(self) -> bool:
-        """Whether a turn is nothing but runs one after the other by our own loop."""
-        return self.loop == OWN and self.scenario in (SINGLE_STREAM, SOAK)
-
-    def in_use(self, items: int, typical_s: float, version: str, natural_period_ms: float | None) -> dict[str, Any]:
+    def in_use(
+        self,
+        items: int,
+        typical_s: float,
+        version: str,
+        natural_period_ms: float | None,
+        slowest_s: float | None = None,
+    ) -> dict[str, Any]:
         """What a cell's turns use: the settings of this scenario, those not given worked out, and the loop.
 
-        ``items`` per run; a run takes ``typical_s``; ``version`` is LoadGen's in the cell's Python, empty for none.
+        ``items`` per run; a run takes ``typical_s``, and ``slowest_s`` in the slowest cell that does the same work, so
+        that all of them get the same load; ``version`` is LoadGen's in the cell's Python, empty for none.
         """
         used: dict[str, Any] = {"scenario": self.scenario, "loop": self._loop_for(typical_s, version)}
         if used["loop"] == loops.LOADGEN:
@@ -74,7 +77,7 @@ class Load:
         if self.scenario == MULTI_STREAM:
             used |= {"samples": self.samples, "runs_per_query": math.ceil(self.samples / items)}
         elif self.scenario == SERVER:
-            used |= {"qps": self.qps or float(f"{0.5 / typical_s:.3g}"), "latency_ms": self.latency_ms}
+            used |= {"qps": self.qps or float(f"{0.5 / (slowest_s or typical_s):.3g}"), "latency_ms": self.latency_ms}
         elif self.scenario == REAL_TIME:
             period = self.period_ms or natural_period_ms
             if period is None:

@@ -61,6 +61,7 @@ def test_loadgen_serves_where_it_is_and_its_own_cost_is_small() -> None:
     used = Load("server", "auto").in_use(1, 0.01, "6.0.17", None)
     assert used["note"] == "measured with LoadGen 6.0.17; not an MLPerf result"
     assert used["qps"] == 50.0
+    assert Load("server").in_use(1, 0.01, "", None, slowest_s=0.04)["qps"] == 12.5
 
 
 def test_a_turn_lasts_as_long_as_its_requests_take_to_come() -> None:
