@@ -102,13 +102,15 @@ class Rapl:
     method = "RAPL"
 
     def __init__(self, root: Path = Path("/")) -> None:
-        self._zones = sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]"))
+        zones = sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]"))
+        # "psys", the whole board, stands beside them on some machines and holds them.
+        self._zones = [zone for zone in zones if _text(zone / "name").startswith("package")]
         if not self._zones:
             raise NotAvailable("the kernel shows no RAPL counter: /sys/class/powercap/intel-rapl:0 is not there")
         self._ranges = [self._number(zone / "max_energy_range_uj") for zone in self._zones]
         self._last = [self._number(zone / "energy_uj") for zone in self._zones]
         self._total_uj = 0
-        self.scope = "packages " + ", ".join((zone / "name").read_text().strip() for zone in self._zones)
+        self.scope = "packages " + ", ".join(_text(zone / "name") for zone in self._zones)
 
     def joules(self) -> float:
         """J of all packages since the meter was opened."""

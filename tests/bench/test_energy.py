@@ -82,10 +82,23 @@ def test_rapl_adds_its_packages_and_sees_the_counter_wrap(tmp_path: Path) -> Non
     assert meter.joules() == pytest.approx(250e-6)
 
 
+def test_rapl_does_not_count_the_board_and_its_packages_twice(tmp_path: Path) -> None:
+    package, board = rapl_tree(tmp_path, packages=2)
+    (board.parent / "name").write_text("psys\n")
+    meter = Rapl(tmp_path)
+    for counter in (package, board):
+        counter.write_text("960\n")
+    assert (meter.scope, meter.joules()) == ("packages package-0", pytest.approx(60e-6))
+
+
 def test_rapl_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rapl_tree(tmp_path)
 
+    kept = Path.read_text
+
     def refused(self: Path, *given: Any, **named: Any) -> str:
+        if self.name == "name":
+            return kept(self, *given, **named)
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "read_text", refused)
