@@ -83,7 +83,7 @@ def bench(
     scenario: _Scenario = Scenario.SINGLE_STREAM,
     loop: _Loop = Loop.AUTO,
     budget_s: Annotated[float, typer.Option("--budget-s", help="Seconds for the whole bench.")] = 60.0,
-    rounds: Annotated[int, typer.Option("--rounds", help="The least number of interleaved rounds, 5 or more.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", help="The least number of interleaved rounds, 5 or more.")] = 6,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the order of cells and of made-up inputs.")] = 0,
     out: _Out = None,
     chart: Annotated[Path | None, typer.Option("--chart", metavar="C.png", help="Draw a chart, PNG or SVG.")] = None,

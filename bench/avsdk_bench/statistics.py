@@ -23,6 +23,7 @@ WINDOW_S = 0.5
 STEADY_WINDOWS = 3
 STEADY_SPREAD = 0.02
 OUTLIER_MADS = 14.8
+PLACEMENT = 0.003
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,18 @@ def expanded_tail(n: int) -> float:
 
 
 def paired_ratio(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> PairedRatio | None:
-    """Compare two cells by the ratio of their medians within each round, so that a slow round slows both."""
+    """Compare two cells by the ratio of their medians within each round, so that a slow round slows both.
+
+    The interval is that of the median ratio, wider by ``PLACEMENT`` at each end: rounds cannot see what two processes
+    of one and the same program differ by, as where their memory lies. Source: Mytkowicz et al., Producing Wrong Data
+    Without Doing Anything Obviously Wrong, ASPLOS 2009; the amount is what ``bench/numbers/self_test.py`` showed.
+    """
     ratios = np.asarray(first, dtype=np.float64) / np.asarray(second, dtype=np.float64)
-    interval = median_interval(ratios, seed=seed)
-    return None if interval is None else PairedRatio(interval, int(ratios.size))
+    found = median_interval(ratios, seed=seed)
+    if found is None:
+        return None
+    low, high = found.low * (1.0 - PLACEMENT), found.high * (1.0 + PLACEMENT)
+    return PairedRatio(Interval(found.value, low, high), int(ratios.size))
 
 
 def allowed_over(n: int, percentile: float) -> int:

@@ -62,6 +62,15 @@ def test_a_pair_is_compared_round_by_round() -> None:
     assert (paired.verdict, paired.rounds) == ("faster", 6)
 
 
+def test_what_two_processes_of_one_program_differ_by_is_no_difference() -> None:
+    alike = statistics.paired_ratio([1.002] * 10, [1.0] * 10)
+    assert alike is not None
+    assert (alike.ratio.value, alike.verdict) == (pytest.approx(1.002), "no difference shown")
+    slower = statistics.paired_ratio([1.004] * 10, [1.0] * 10)
+    assert slower is not None
+    assert slower.verdict == "slower"
+
+
 def test_a_ratio_whose_interval_holds_one_shows_no_difference() -> None:
     paired = statistics.paired_ratio([1.0, 1.1, 0.9, 1.05, 0.95], [1.0] * 5)
     assert paired is not None
