@@ -31,7 +31,7 @@ _WARM_UP_SHARE = 0.35
 SURE_ROUNDS = 8  # more than that, for the interval is looked at after every round
 _SPARE = 2  # a budget is cut into at least twice the least number of rounds, so that void ones can be repeated
 _MANY_ROUNDS = 40  # many short rounds tell two cells apart better than few long ones: what disturbs them changes less
-_SHORTEST_TURN_S = 0.1
+SHORTEST_TURN_S = 0.1
 _LEAD_IN = 2
 _FIRST_LOOK = 3
 
@@ -63,7 +63,8 @@ class Runnable(Protocol):
 class Settings:
     """``rounds`` is the least number of rounds; they are made even when that takes longer than ``budget_s``.
 
-    ``to_the_end``: measure until the budget is used, however sure the medians are by then.
+    ``turn_s`` is how long a turn is to be at least, where as many rounds leave the time for it. ``to_the_end``: measure
+    until the budget is used, however sure the medians are by then.
     """
 
     budget_s: float = 60.0
@@ -72,6 +73,7 @@ class Settings:
     window_runs: int = statistics.WINDOW_RUNS
     window_s: float = statistics.WINDOW_S
     most_runs: int = MOST_RUNS_PER_TURN
+    turn_s: float = SHORTEST_TURN_S
     to_the_end: bool = False
 
     def __post_init__(self) -> None:
@@ -256,7 +258,7 @@ def _turn_sizes(
     share_s = max(0.0, left_s) / max(1, len(alive))
     sizes = {}
     for key in alive:
-        enough_s = max(share_s / _MANY_ROUNDS, _SHORTEST_TURN_S, settings.window_runs * pace_s[key])
+        enough_s = max(share_s / _MANY_ROUNDS, settings.turn_s, settings.window_runs * pace_s[key])
         slot_s = min(enough_s, share_s / (_SPARE * settings.rounds))
         samples = min(settings.most_runs + _LEAD_IN, int(slot_s / max(1e-7, pace_s[key])))
         lead_in = _LEAD_IN if samples > 2 * _LEAD_IN else 0

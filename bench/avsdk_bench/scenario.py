@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avsdk.errors import UnknownName, UsageError
 from avsdk.spec import ModelSpec, Sizes
 from avsdk_bench import inputs, loops, statistics, trend
-from avsdk_bench.rounds import MOST_RUNS_PER_TURN, Round, Settings
+from avsdk_bench.rounds import Round, Settings
 
 SINGLE_STREAM = "single-stream"
 MULTI_STREAM = "multi-stream"
@@ -43,6 +43,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
 _PICTURES_PER_S = 25.0
 _SOAK_ROUNDS = 40
 _MOST_RUNS = 20_000
+_LONG_TURN_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,13 @@ class Load:
         return loops.LOADGEN if version and typical_s >= LOADGEN_LEAST_S else OWN
 
     def method(self, *, budget_s: float, rounds: int, seed: int) -> Settings:
-        """How the rounds are made: a soak takes its own time to the end, in turns that are not cut short."""
+        """How the rounds are made: a soak takes its own time to the end; an offline query is as long as can be."""
         if self.scenario == SOAK:
             least = max(rounds, _SOAK_ROUNDS)
             return Settings(self.minutes * 60.0, least, seed, most_runs=_MOST_RUNS, to_the_end=True)
-        most = _MOST_RUNS if self.scenario == OFFLINE else MOST_RUNS_PER_TURN
-        return Settings(budget_s, rounds, seed, most_runs=most)
+        if self.scenario == OFFLINE:
+            return Settings(budget_s, rounds, seed, most_runs=_MOST_RUNS, turn_s=_LONG_TURN_S)
+        return Settings(budget_s, rounds, seed)
 
     def words(self) -> list[str]:
         """The options of ``avsdk bench`` that ask for this."""

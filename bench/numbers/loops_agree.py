@@ -21,7 +21,7 @@ from avsdk_bench import loadgen, loops
 from avsdk_bench.bench import run_bench
 from avsdk_bench.plan import plans_for, sizes_from_text
 from avsdk_bench.report import Report
-from avsdk_bench.rounds import Settings
+from avsdk_bench.rounds import ROUNDS
 from avsdk_bench.scenario import MULTI_STREAM, OFFLINE, SERVER, SINGLE_STREAM, Load
 from avsdk_bench.statistics import Interval
 
@@ -38,7 +38,7 @@ def measured(bundle: Path, sizes: list[dict[str, int]], threads: int, budget_s: 
         # Both cells of a server get the same rate, half of what the single stream did.
         load = Load(scenario, samples=4, qps=qps)
         plans = [replace(plan, load=replace(load, loop=loop)) for loop in (loops.LOADGEN, "own")]
-        report, errors = run_bench(plans, Settings(budget_s=budget_s, seed=seed))
+        report, errors = run_bench(plans, load.method(budget_s=budget_s, rounds=ROUNDS, seed=seed))
         if errors:
             raise next(iter(errors.values()))
         if scenario == SINGLE_STREAM:

@@ -131,6 +131,18 @@ def test_rounds_are_many_and_short_where_runs_are_short_and_at_least_five_where_
     assert 5 <= len(made(2.0)) <= 12
 
 
+def test_turns_are_as_long_as_asked_where_the_rounds_leave_time_for_it() -> None:
+    def longest(turn_s: float) -> float:
+        machine = Machine()
+        cells = {0: FakeCell(machine, "a", always(0.002), jitter=0.5)}
+        settings = Settings(budget_s=60, most_runs=10**6, turn_s=turn_s)
+        found = measure(cells, settings, steady_kernel, clock=machine.clock)
+        return max(len(item.samples[0]) * 0.002 for item in found.rounds)
+
+    assert longest(3.0) == pytest.approx(3.0, rel=0.1)
+    assert 3.5 < longest(30.0) < 6.0  # as long as twice six rounds can be
+
+
 def test_a_disturbed_machine_gets_shorter_turns_not_fewer_rounds() -> None:
     machine = Machine()
     cells = {0: FakeCell(machine, "a", lambda place: 0.002 if place % 10 else 0.06, jitter=0.3)}
