@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,15 +20,29 @@ if TYPE_CHECKING:
     from avsdk_bench.plan import CellPlan
     from avsdk_bench.report import Report
     from avsdk_bench.rounds import Settings
+    from avsdk_bench.scenario import Load
     from avsdk_bench.subjects import Request
 
 app = typer.Typer(help="Measure bundles.")
 
 
 class Scenario(enum.StrEnum):
-    """How requests arrive: ``single-stream`` sends the next when the last was answered."""
+    """How requests arrive; ``avsdk_bench.scenario`` has what each takes and tells."""
 
     SINGLE_STREAM = "single-stream"
+    MULTI_STREAM = "multi-stream"
+    OFFLINE = "offline"
+    SERVER = "server"
+    REAL_TIME = "real-time"
+    SOAK = "soak"
+
+
+class Loop(enum.StrEnum):
+    """Who sends the requests: MLPerf LoadGen, our own loop, or LoadGen where it is and can."""
+
+    AUTO = "auto"
+    OWN = "own"
+    LOADGEN = "loadgen"
 
 
 _Models = Annotated[
@@ -42,11 +57,19 @@ _Axes = Annotated[
     typer.Option("--axis", metavar="AXIS=SIZE,...", help="Sizes to run at; may be repeated.", show_default=False),
 ]
 
-
 _Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads per cell [default: the cores one may use]")
 ]
+_Scenario = Annotated[
+    Scenario, typer.Option("--scenario", help="How requests arrive; its settings by --set SCENARIO.NAME=VALUE.")
+]
+_Loop = Annotated[Loop, typer.Option("--loop", help="Who sends them; auto is MLPerf LoadGen where it is and can.")]
 _Out = Annotated[Path | None, typer.Option("--out", metavar="R.json", help="Write the report, samples included.")]
+_ColdStart = Annotated[
+    bool, typer.Option("--cold-start", help="Start each cell twice more, with caches cold and then warm.")
+]
+
+
 _Chart = Annotated[Path | None, typer.Option("--chart", metavar="C.png", help="Draw a chart, PNG or SVG.")]
 _Html = Annotated[Path | None, typer.Option("--html", metavar="R.html", help="Write one page that needs nothing else.")]
 _Baseline = Annotated[
@@ -84,12 +107,14 @@ def bench(
     precision: Annotated[str | None, typer.Option(help="What is built for --target, as for export.")] = None,
     axis: _Axes = None,
     threads: _Threads = None,
-    scenario: Annotated[Scenario, typer.Option("--scenario", help="How requests arrive.")] = Scenario.SINGLE_STREAM,
+    scenario: _Scenario = Scenario.SINGLE_STREAM,
+    loop: _Loop = Loop.AUTO,
     budget_s: Annotated[float, typer.Option("--budget-s", help="Seconds for the whole bench.")] = 60.0,
-    rounds: Annotated[int, typer.Option("--rounds", help="The least number of interleaved rounds, 5 or more.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", help="The least number of interleaved rounds, 5 or more.")] = 6,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the order of cells and of made-up inputs.")] = 0,
     out: _Out = None,
     chart: _Chart = None,
+    cold_start: _ColdStart = False,
     html: _Html = None,
     baseline: _Baseline = None,
     fail_if: _FailIf = None,
@@ -103,14 +128,13 @@ def bench(
 
     A MODEL is built for each --target first; what is built stays in the cache.
     """
-    from avsdk_bench.bench import run_bench
     from avsdk_bench.follow_up import FollowUp
     from avsdk_bench.plan import sizes_from_text
-    from avsdk_bench.remote_bench import bench_elsewhere
-    from avsdk_bench.rounds import Settings
+    from avsdk_bench.scenario import load_from
     from avsdk_bench.subjects import Request
 
-    method = Settings(budget_s=budget_s, rounds=rounds, seed=seed)
+    load, others = load_from(scenario.value, loop.value, console.settings_from(settings))
+    method = load.method(budget_s=budget_s, rounds=rounds, seed=seed)
     follow_up = FollowUp.of(
         out=out, chart=chart, html=html, baseline=baseline, fail_if=fail_if or (), starts=starts,
         compare_vendor=compare_vendor, on=on or (),
@@ -118,16 +142,28 @@ def bench(
     axes = [sizes_from_text(text) for text in axis or []]
     if not models and baseline is None:
         raise UsageError("bench got nothing to measure", expected="a BUNDLE or MODEL, or --baseline to show again")
-    request = Request(models or [], target, precision, axes, console.settings_from(settings))
-    plans = _plans(request, threads, seed)
+    request = Request(models or [], target, precision, axes, others)
+    plans = [replace(plan, load=load) for plan in _plans(request, threads, seed)]
     follow_up.check(plans)
-    command = _command(request, axis or [], plans[0].threads if plans else 1, method, follow_up.words())
-    measure = partial(bench_elsewhere, follow_up.on, notice=console.notice, threads=threads) if on else run_bench
-    with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
-        report, errors = measure(plans, method, command=command, progress=advance)
+    more = follow_up.words() + ["--cold-start"] * cold_start
+    command = _command(request, axis or [], plans[0].threads if plans else 1, method, load, more)
+    report, errors = _measured(plans, method, command, follow_up.on, threads, cold=cold_start)
     report = follow_up.completed(report, plans)
     follow_up.write(report)
     _conclude(report, errors, as_json=as_json)
+
+
+def _measured(
+    plans: list[CellPlan], method: Settings, command: str, on: tuple[str, ...], threads: int | None, *, cold: bool
+) -> tuple[Report, dict[int, AvsdkError]]:
+    """Measure here, or on the machines of --on."""
+    from avsdk_bench.bench import run_bench
+    from avsdk_bench.remote_bench import bench_elsewhere
+
+    here = partial(run_bench, cold=cold)
+    measure = partial(bench_elsewhere, on, notice=console.notice, threads=threads) if on else here
+    with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
+        return measure(plans, method, command=command, progress=advance)
 
 
 def _conclude(report: Report, errors: dict[int, AvsdkError], *, as_json: bool) -> None:
@@ -168,11 +204,12 @@ def _plans(request: Request, threads: int | None, seed: int) -> list[CellPlan]:
     return plans
 
 
-def _command(request: Request, axis: list[str], threads: int, method: Settings, more: list[str]) -> str:
+def _command(request: Request, axis: list[str], threads: int, method: Settings, load: Load, more: list[str]) -> str:
     """The line that does the same again."""
     words = ["avsdk", "bench", *request.models]
     words += ["--target", request.target] if request.target else []
     words += ["--precision", request.precision] if request.precision else []
+    words += load.words()
     for name, value in request.settings.items():
         words += ["--set", f"{name}={value}"]
     for text in axis:

@@ -28,7 +28,7 @@ from avsdk.session import Session
 from avsdk.spec import Sizes
 from avsdk.worker import call_in_child
 from avsdk_bench import statistics
-from avsdk_bench.cell import feeds_for
+from avsdk_bench.inputs import feeds_for
 from avsdk_bench.plan import Cell, CellPlan
 from avsdk_bench.records import VendorComparison
 from avsdk_bench.report import Report, Row

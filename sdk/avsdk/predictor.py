@@ -54,12 +54,12 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as part of the stage ``name``."""
+        """Time the block as part of the stage ``name``, one of ``STAGES`` or the caller's own."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def mean_ms(self, items: int) -> dict[str, float]:
         """Milliseconds per item of every stage."""
