@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv toolchain demo test check device-test bench docs support-table clean
+.PHONY: help venv toolchain demo test check device-test bench docs support-table report-schema clean
 
 PYTHON ?= python3.11
 PIP_ARGS ?=
@@ -59,6 +59,9 @@ bench: venv toolchain  ## the figures of docs/benchmarks.md, measured on this ma
 
 support-table: venv  ## what the doctor says here into the table of README.md
 	python tools/support_table.py
+
+report-schema: venv  ## the published schema of a report, from its dataclasses
+	python -m avsdk_bench.report_schema
 
 conformance: venv toolchain  ## the ONNX backend suite through every installed engine; writes docs/conformance.md
 	python -m tests.conformance --page docs/conformance.md

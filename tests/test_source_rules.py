@@ -52,6 +52,7 @@ ALLOWED = (
     ("targets/avsdk_targets/compilers/xla.py", "torch torch_xla"),
     ("targets/avsdk_targets/myriad_blob.py", "openvino"),
     ("targets/*", "onnx typer"),
+    ("bench/avsdk_bench/vendors/onnxruntime.py", "onnxruntime"),
     ("bench/*", "psutil onnx optuna mlperf_loadgen matplotlib jinja2 ray typer rich"),
 )
 

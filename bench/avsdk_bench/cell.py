@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,16 +21,17 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from avsdk.bundle import Bundle, open_bundle  # noqa: E402
-from avsdk.errors import NotAvailable, UsageError  # noqa: E402
-from avsdk.golden import read_golden  # noqa: E402
+from avsdk.errors import NotAvailable  # noqa: E402
+from avsdk.opening import watched  # noqa: E402
 from avsdk.schema import encode  # noqa: E402
-from avsdk.session import Array, Execution, LoadedGraph, session_class  # noqa: E402
+from avsdk.session import Execution, LoadedGraph, session_class  # noqa: E402
 from avsdk.spec import GraphSpec, Sizes  # noqa: E402
+from avsdk_bench import inputs, loops, memory  # noqa: E402
 
 if TYPE_CHECKING:
     from avsdk.predictor import Predictor
 
-_PICTURE_OP = "image_rgb"
+_COMPILE = "compile_ms"
 
 
 class ColdStart:
@@ -47,13 +48,24 @@ class ColdStart:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a phase; the imports that happen within it count as import time."""
+        """Time a phase; what is imported within it counts as import, what an engine marks as compiling as compile."""
+        compiled = self.phases.get(_COMPILE, 0.0)
+        with _import_clock() as imports, watched(self._compiling):
+            start = time.perf_counter_ns()
+            yield
+            elapsed = (time.perf_counter_ns() - start) / 1e6
+        within = imports[0] + self.phases.get(_COMPILE, 0.0) - compiled
+        self.phases[name] = self.phases.get(name, 0.0) + elapsed - within
+        self.phases["import_ms"] += imports[0]
+
+    @contextlib.contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """The imports within it were counted as such already."""
         with _import_clock() as imports:
             start = time.perf_counter_ns()
             yield
             elapsed = (time.perf_counter_ns() - start) / 1e6
-        self.phases[name] = self.phases.get(name, 0.0) + elapsed - imports[0]
-        self.phases["import_ms"] += imports[0]
+        self.phases[_COMPILE] = self.phases.get(_COMPILE, 0.0) + elapsed - imports[0]
 
 
 @dataclass(frozen=True)
@@ -70,15 +82,19 @@ class Prepared:
 class StageTimes:
     """Runs a predictor and tells how its time divides over the stages."""
 
-    def __init__(self, predictor: Predictor, media: Array) -> None:
+    def __init__(self, predictor: Predictor, media: inputs.Media) -> None:
         self._predictor = predictor
         self._media = media
         self._runs = 0
 
     def run(self) -> object:
-        """One pass over the media."""
+        """One pass over the media, from its file where it can be decoded."""
         self._runs += 1
-        return self._predictor(self._media)
+        if self._media.decode is None:
+            return self._predictor(self._media.array)
+        with self._predictor.watch.stage("decode"):
+            array = self._media.decode()
+        return self._predictor(array)
 
     def restart(self) -> None:
         """Forget the runs so far: the first one is no guide to the others."""
@@ -96,12 +112,12 @@ class CellWorker:
     def __init__(self, spawned_ns: int, prepare: Callable[[ColdStart], Prepared]) -> None:
         cold = ColdStart(spawned_ns)
         self._prepared = prepare(cold)
-        self._memory = {"load": _memory()}
+        self._memory = {"load": memory.held(memory.family())}
         with cold.phase("first_output_ms"):
             self._prepared.run()
         if self._prepared.stages is not None:
             self._prepared.stages.restart()
-        self._memory["first_run"] = _memory()
+        self._memory["first_run"] = memory.held(memory.family())
         self._cold = cold.phases
 
     def opened(self) -> dict[str, Any]:
@@ -119,19 +135,23 @@ class CellWorker:
         The lead-in refills the caches that other cells emptied since this cell's last turn; its length is fixed
         beforehand, so that it selects nothing.
         """
-        run, clock = self._prepared.run, time.perf_counter_ns
         for _ in range(lead_in):
-            run()
-        samples = np.empty(n, dtype=np.int64)
-        for place in range(n):
-            start = clock()
-            run()
-            samples[place] = clock() - start
-        return samples
+            self._prepared.run()
+        return loops.queries(self._prepared.run, n, 1)
+
+    def turn(self, load: Mapping[str, Any], n: int, lead_in: int, seed: int) -> NDArray[np.int64]:
+        """``n`` samples of a scenario in ns, after the lead-in: see ``loops.turn``."""
+        for _ in range(lead_in):
+            self._prepared.run()
+        return loops.turn(load, self._prepared.run, n, seed)
+
+    def loadgen_version(self) -> str:
+        """The version of LoadGen in this process's Python; empty where it is not."""
+        return loops.loadgen_version()
 
     def memory(self) -> dict[str, Any]:
         """MB at load, after the first run and now, and the peak so far; sums over this process and what it started."""
-        now = _memory()
+        now = memory.held(memory.family())
         return {**self._memory, "steady": now, "peak_rss_mb": now["peak_rss_mb"]}
 
     def stages(self) -> dict[str, float] | None:
@@ -140,7 +160,7 @@ class CellWorker:
 
     def pids(self) -> list[int]:
         """This process and what it started."""
-        return _family()
+        return memory.family()
 
     def close(self) -> None:
         """Free what was loaded."""
@@ -155,7 +175,7 @@ def open_graph(bundle: str, graph: str, sizes: Sizes, threads: int, seed: int, s
         loaded = opened.load_graphs(threads)[graph]
         with cold.phase("import_ms"):
             _require_engines(loaded)
-        feeds, source = feeds_for(opened, loaded.graph, sizes, seed)
+        feeds, source = inputs.feeds_for(opened, loaded.graph, sizes, seed)
         with cold.phase("load_ms"):
             session = loaded.session_for(sizes)
         return Prepared(lambda: session.run(feeds), lambda: {graph: session.execution()}, loaded.close, source)
@@ -164,7 +184,7 @@ def open_graph(bundle: str, graph: str, sizes: Sizes, threads: int, seed: int, s
 
 
 def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns: int) -> CellWorker:
-    """A cell that runs the whole predictor, pre- and post-processing included, on media in memory."""
+    """A cell that decodes a file and runs the whole predictor on it, pre- and post-processing included."""
 
     def prepare(cold: ColdStart) -> Prepared:
         opened = _checked_bundle(bundle, cold)
@@ -173,7 +193,7 @@ def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns
 
             for loaded in opened.load_graphs(threads).values():
                 _require_engines(loaded)
-        media, source = media_for(opened, sizes, seed)
+        made = inputs.media_for(opened, sizes, seed)
         with cold.phase("load_ms"):
             predictor = predictor_for(opened, threads=threads, settings={})
             for loaded in predictor.graphs.values():
@@ -182,45 +202,11 @@ def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns
         def executions() -> Mapping[str, Execution]:
             return {name: each.open_sessions()[0].execution() for name, each in predictor.graphs.items()}
 
+        media = inputs.media_file_for(predictor, opened.manifest.spec, made, Path(tempfile.mkdtemp()))
         stages = StageTimes(predictor, media)
-        return Prepared(stages.run, executions, predictor.close, source, stages)
+        return Prepared(stages.run, executions, predictor.close, media.source, stages)
 
     return CellWorker(spawned_ns, prepare)
-
-
-def feeds_for(bundle: Bundle, graph: GraphSpec, sizes: Sizes, seed: int) -> tuple[dict[str, Array], str]:
-    """The first golden sample of exactly these sizes, else seeded numbers within 0..255; and which of the two it is."""
-    for index, feeds in enumerate(_golden_inputs(bundle, graph)):
-        if all(feeds[tensor.name].shape == tensor.sized(sizes) for tensor in graph.inputs):
-            return feeds, f"golden sample {index}"
-    random = np.random.default_rng(seed)
-    made = {
-        tensor.name: random.uniform(0.0, 255.0, tensor.sized(sizes)).astype(tensor.dtype) for tensor in graph.inputs
-    }
-    return made, f"random 0..255, seed {seed}"
-
-
-def takes_picture(bundle: Bundle) -> bool:
-    """Whether the pipeline starts with a picture, the media that a bench can make in memory."""
-    steps = bundle.manifest.spec.preprocess
-    return bool(steps) and steps[0].op == _PICTURE_OP
-
-
-def media_for(bundle: Bundle, sizes: Sizes, seed: int) -> tuple[Array, str]:
-    """An RGB picture (height, width, 3) uint8 of the sizes asked for: a golden one where it fits, else seeded noise."""
-    graph = bundle.manifest.spec.graphs[0]
-    if not takes_picture(bundle) or not {"height", "width"} <= set(sizes):
-        raise UsageError(
-            f"the pipeline of {bundle.path} starts with no picture", expected=f"a first step {_PICTURE_OP}"
-        )
-    height, width = sizes["height"], sizes["width"]
-    for index, feeds in enumerate(_golden_inputs(bundle, graph)):
-        array = feeds[graph.inputs[0].name]
-        if array.shape[1:] == (3, height, width):
-            picture = np.clip(np.rint(array[0].transpose(1, 2, 0)), 0, 255).astype(np.uint8)
-            return np.ascontiguousarray(picture), f"golden sample {index}"
-    random = np.random.default_rng(seed)
-    return random.integers(0, 256, (height, width, 3), dtype=np.uint8), f"random 0..255, seed {seed}"
 
 
 def _checked_bundle(path: str, cold: ColdStart) -> Bundle:
@@ -236,49 +222,8 @@ def _require_engines(loaded: LoadedGraph) -> None:
             raise NotAvailable(f"{artifact.engine}:{artifact.device} cannot run here: {state.reason}", fix=state.fix)
 
 
-def _golden_inputs(bundle: Bundle, graph: GraphSpec) -> list[dict[str, Array]]:
-    """The inputs of the golden samples, in order."""
-    if graph.name not in bundle.manifest.golden:
-        return []
-    return [feeds for feeds, _ in read_golden(bundle.file(bundle.manifest.golden[graph.name]))]
-
-
 def _sizes_of(graph: GraphSpec, sizes: Sizes) -> dict[str, int]:
     return graph.complete_sizes({name: size for name, size in sizes.items() if name in graph.axes})
-
-
-def _memory() -> dict[str, float | None]:
-    """Resident, proportional and anonymous memory of this process and its children, in MB; None where not readable."""
-    totals: dict[str, float | None] = {}
-    for key, file, field in (
-        ("rss_mb", "smaps_rollup", "Rss"), ("pss_mb", "smaps_rollup", "Pss"),
-        ("anonymous_mb", "smaps_rollup", "Anonymous"), ("peak_rss_mb", "status", "VmHWM"),
-    ):  # fmt: skip
-        found = [_kilobytes(Path(f"/proc/{pid}/{file}"), field) for pid in _family()]
-        known = [value for value in found if value is not None]
-        totals[key] = round(sum(known) / 1024.0, 2) if known else None
-    return totals
-
-
-def _family() -> list[int]:
-    """This process and its descendants: a session may itself live in a process of its own."""
-    children: dict[int, list[int]] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            parent = int(status.read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(status.parent.name))
-    found = [os.getpid()]
-    for pid in found:
-        found.extend(children.get(pid, ()))
-    return found
-
-
-def _kilobytes(path: Path, field: str) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in path.read_text(errors="replace").splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1])
-    return None
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from avsdk import host
 _STEAL_SHARE = 0.01
 _LOAD_PER_CORE = 0.5
 _FREQUENCY_DRIFT = 0.05
+_SWITCHES_PER_S = 100.0
 _FREQUENCY_LINE = "cpu MHz"
 
 
@@ -62,7 +63,7 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
         load_1min=_load(root / "proc/loadavg"),
         frequency_mhz=_frequency(root),
         thermal_throttles=sum(int(value) for value in throttles if value is not None) if throttles else None,
-        cgroup_throttles=_throttled(root / "sys/fs/cgroup/cpu.stat"),
+        cgroup_throttles=_throttled(root / "sys/fs/cgroup"),
     )
 
 
@@ -86,7 +87,9 @@ def judge(
         void_rounds=void_rounds,
         rounds=rounds,
         involuntary_switches_per_s=switches_per_s,
-        quiet=not (reasons := tuple(_reasons(before, after, steal, thermal, quota, rounds, void_rounds))),
+        quiet=not (
+            reasons := (*_reasons(before, after, steal, thermal, quota, rounds, void_rounds), *_taken(switches_per_s))
+        ),
         reasons=reasons,
     )
 
@@ -129,6 +132,11 @@ def _reasons(
         yield f"{void} of {rounds} rounds were void: the calibration drifted by more than 5 %"
 
 
+def _taken(switches_per_s: float | None) -> Iterator[str]:
+    if switches_per_s is not None and switches_per_s > _SWITCHES_PER_S:
+        yield f"the cells were taken off their processors {switches_per_s:.0f} times a second for others"
+
+
 def _cpu_ticks(path: Path) -> list[int]:
     first = _read(path).partition("\n")[0].split()
     return [int(field) for field in first[1:]] if first[:1] == ["cpu"] else []
@@ -149,11 +157,15 @@ def _frequency(root: Path) -> float | None:
     return round(sum(clocks) / len(clocks), 1) if clocks else None
 
 
-def _throttled(path: Path) -> int | None:
-    for line in _read(path).splitlines():
-        if line.startswith("nr_throttled "):
-            return int(line.split()[1])
-    return None
+def _throttled(root: Path) -> int | None:
+    """How often a quota stopped this process's control group, or one above it."""
+    counts = [
+        int(line.split()[1])
+        for folder in host.cgroup_folders(root)
+        for line in _read(folder / "cpu.stat").splitlines()
+        if line.startswith("nr_throttled ")
+    ]
+    return sum(counts) if counts else None
 
 
 def _share(part_a: int | None, part_b: int | None, whole_a: int | None, whole_b: int | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,13 @@ from avsdk.golden import PIPELINE
 from avsdk.session import Artifact, session_class
 from avsdk.spec import GraphSpec, Sizes
 from avsdk.worker import Worker
-from avsdk_bench import cell, noise
+from avsdk_bench import cell, loadgen, loops, memory, noise
+from avsdk_bench.energy import Account
+from avsdk_bench.facts import Accuracy, GraphFacts, accuracy_of, graph_facts, runtime_facts
+from avsdk_bench.inputs import can_make_media
+from avsdk_bench.scenario import OWN, Load, natural_period_ms, seconds_per_sample
 from avsdk_bench.subjects import Subject, measured_here
 
-SINGLE_STREAM = "single-stream"
 THIS_CPU = "this-cpu"
 OPEN_TIMEOUT_S = 900.0
 _TURN_TIMEOUT_S = 600.0
@@ -37,7 +41,7 @@ class CellPlan:
     ``factory`` runs in the cell's process and returns a ``CellWorker``; it gets ``arguments`` and the parent's clock.
     ``python`` are the words that start that process, this Python where empty. ``settings`` are the engine's own;
     ``remark`` stands in the row, as that it was measured elsewhere than on the target. ``absent``: why there is nothing
-    to measure.
+    to measure. ``load`` is how requests arrive, ``natural_period_ms`` how often a live source would send one.
     """
 
     bundle: str
@@ -56,6 +60,10 @@ class CellPlan:
     remark: str = ""
     python: tuple[str, ...] = ()
     absent: AvsdkError | None = None
+    graphs: tuple[GraphFacts, ...] = ()
+    parity: Accuracy | None = None
+    load: Load = field(default_factory=Load)
+    natural_period_ms: float | None = None
 
     @property
     def items(self) -> int:
@@ -83,12 +91,28 @@ class ColdStartFacts:
     source: str
 
 
-class Cell:
-    """The process of one cell. The parent sleeps while a request is served."""
+class Process(Protocol):
+    """What a cell asks of the process that it lives in: ``avsdk.worker.Worker``, here or on another machine."""
 
-    def __init__(self, plan: CellPlan) -> None:
+    def ask(self, method: str, /, **arguments: Any) -> Any:
+        """Call a method of what the process holds."""
+
+    def call(self, function: Callable[..., Any], /, **arguments: Any) -> Any:
+        """Call a function in the process."""
+
+    def close(self) -> None:
+        """End the process."""
+
+
+class Cell:
+    """The process of one cell. The parent sleeps while a request is served; ``account`` is charged with the turns."""
+
+    def __init__(self, plan: CellPlan, env: Mapping[str, str] | None = None) -> None:
         self.plan = plan
-        self._worker: Worker | None = None
+        self._worker: Process | None = None
+        self._env = dict(env or {})
+        self.load: Mapping[str, Any] = {"scenario": plan.load.scenario, "loop": OWN}
+        self.account: Account | None = None
         self._pids: list[int] = []
 
     def open(self) -> ColdStartFacts:
@@ -96,18 +120,24 @@ class Cell:
         if self.plan.absent is not None:
             raise self.plan.absent
         spawned = time.perf_counter_ns()
-        self._worker = Worker(
+        worker = self._worker = Worker(
             self.plan.label,
             self.plan.python or sys.executable,
             timeout_s=_TURN_TIMEOUT_S,
-            env=_thread_limits(self.plan.threads),
+            env={**_thread_limits(self.plan.threads), **self._env},
         )
         if self.plan.python:  # no package there offers avsdk's plug-ins
-            self._worker.call(plugins.lend, entries=plugins.offered("engines", "predictors"))
-        self._worker.open(self.plan.factory, timeout_s=OPEN_TIMEOUT_S, spawned_ns=spawned, **self.plan.arguments)
-        facts = self._worker.ask("opened")
-        self._pids = [int(pid) for pid in self._worker.ask("pids")]
+            worker.call(plugins.lend, entries=plugins.offered("engines", "predictors"))
+        worker.open(self.plan.factory, timeout_s=OPEN_TIMEOUT_S, spawned_ns=spawned, **self.plan.arguments)
+        facts = worker.ask("opened")
+        self._pids = [int(pid) for pid in worker.ask("pids")]
         return ColdStartFacts(facts["cold_start_ms"], facts["phases"], facts["input"])
+
+    def runtime(self) -> Mapping[str, Any]:
+        """The runtime that lives in the process: version, build, processors, environment."""
+        assert self._worker is not None
+        found: Mapping[str, Any] = self._worker.call(runtime_facts, engine=self.plan.engine)
+        return found
 
     def execution(self) -> Mapping[str, Mapping[str, Any]]:
         """What executed, per graph. Raises ``SilentFallback``."""
@@ -118,6 +148,32 @@ class Cell:
         """``n`` durations in ns."""
         samples: NDArray[np.int64] = self._ask("run", n=n, lead_in=lead_in)
         return samples
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Cells of one group do the same work."""
+        return self.plan.group
+
+    def settle(self, typical_s: float, slowest_s: float) -> float:
+        """Work out what the scenario leaves to the cell. Raises ``NotAvailable`` for LoadGen where it is not."""
+        version = "" if self.plan.load.loop == OWN else str(self._ask("loadgen_version"))
+        plan = self.plan
+        self.load = plan.load.in_use(plan.items, typical_s, version, plan.natural_period_ms, slowest_s)
+        if self.load["loop"] == loops.LOADGEN and not version:
+            raise NotAvailable(f"the Python of {plan.label} has no MLPerf LoadGen", fix=loadgen.FIX)
+        return seconds_per_sample(self.load, typical_s)
+
+    def turn(self, n: int, lead_in: int, seed: int) -> NDArray[np.int64]:
+        """``n`` samples of the scenario in ns."""
+        runs = n * int(self.load.get("runs_per_query", 1)) + lead_in
+        counted = self.account.turn(runs * self.plan.items) if self.account else contextlib.nullcontext()
+        with counted:
+            samples: NDArray[np.int64] = self._ask("turn", load=self.load, n=n, lead_in=lead_in, seed=seed)
+        return samples
+
+    def resident_mb(self) -> float | None:
+        """The resident memory of the cell's processes, read from outside."""
+        return memory.resident_mb(self._pids)
 
     def memory(self) -> Mapping[str, Any]:
         """MB of the cell's processes by stage, and their peak."""
@@ -175,7 +231,7 @@ def plans_for(
         for sizes in _cell_sizes(bundle, graph, axes):
             arguments = {"graph": graph.name, "sizes": sizes}
             plans.append(_plan(subject, bundle, graph.name, sizes, threads, seed, cell.open_graph, arguments))
-    if pipeline and cell.takes_picture(bundle):
+    if pipeline and can_make_media(bundle.manifest.spec):
         for sizes in _cell_sizes(bundle, graphs[0], axes):
             single = {**sizes, "batch": 1} if "batch" in sizes else sizes
             arguments = {"sizes": single}
@@ -251,6 +307,9 @@ def _plan(
         settings=dict(subject.settings),
         remark=remark,
         python=_python_of(first.engine),
+        graphs=graph_facts(bundle, graph),
+        parity=accuracy_of(bundle, graph),
+        natural_period_ms=natural_period_ms(manifest.spec, sizes),
     )
 
 

@@ -15,10 +15,13 @@ from avsdk import schema
 from avsdk.errors import AvsdkError
 from avsdk.files import write_atomic
 from avsdk.host import Host
-from avsdk_bench import statistics
+from avsdk_bench import scenario, statistics
+from avsdk_bench.facts import Accuracy, GraphFacts, Machine, RuntimeFacts
 from avsdk_bench.noise import Noise
-from avsdk_bench.plan import SINGLE_STREAM, THIS_CPU, CellPlan, ColdStartFacts, sizes_text
+from avsdk_bench.plan import THIS_CPU, CellPlan, ColdStartFacts, sizes_text
+from avsdk_bench.records import Elsewhere, Judged, VendorComparison
 from avsdk_bench.rounds import Measurement
+from avsdk_bench.scenario import SINGLE_STREAM
 from avsdk_bench.subjects import measured_elsewhere
 
 Status = Literal["measured", "replayed", "predicted", "unavailable"]
@@ -27,6 +30,14 @@ Status = Literal["measured", "replayed", "predicted", "unavailable"]
 @dataclass(frozen=True)
 class Row:
     """One cell. Times in ms; ``p50_ci_ms`` is a 95 % interval, ``p90_ms`` and ``p99_ms`` bounds that hold with 99 %.
+
+    ``includes``: the stages in the
+    times. ``roofline`` holds ``bound_ms``, ``bound_by`` and ``reached`` (a share), where it is known. ``machine`` names
+    an entry of the report's ``elsewhere``; it is empty for the machine of the report itself.
+    ``load`` is how requests arrived, with the loop that sent them; ``outcome`` what the scenario says beside latencies.
+    For ``offline`` the times are per run, of one query of many runs; for ``server`` and ``real-time`` they count from
+    the scheduled arrival. ``stopped_by``: ``precision`` where this row's interval is at most 1 % wide, else what ended
+    the measuring.
 
     A number that was not measured, or for which there are too few samples, is None.
     """
@@ -42,6 +53,8 @@ class Row:
     size_mb: float | None
     status: Status
     scenario: str = SINGLE_STREAM
+    load: Mapping[str, Any] = field(default_factory=dict)
+    outcome: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     fix: str = ""
     effective_precision: str | None = None
@@ -55,10 +68,13 @@ class Row:
     throughput_per_s: float | None = None
     n: int = 0
     rounds: int = 0
+    stopped_by: str = ""
     cold_start_ms: float | None = None
     cold_start: Mapping[str, float] | None = None
+    cold_starts: Mapping[str, Mapping[str, float]] | None = None
     peak_rss_mb: float | None = None
     memory: Mapping[str, Any] | None = None
+    energy: Mapping[str, Any] | None = None
     stages_ms: Mapping[str, float] | None = None
     steady: bool = False
     warm_up_runs: int = 0
@@ -68,12 +84,25 @@ class Row:
     model: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     samples_ms: tuple[tuple[float, ...], ...] = ()
+    iqr_ms: tuple[float, float] | None = None
+    starts_ms: tuple[float, ...] = ()
+    includes: tuple[str, ...] = ()
+    graphs: tuple[GraphFacts, ...] = ()
+    parity: Accuracy | None = None
+    runtime: RuntimeFacts | None = None
+    roofline: Mapping[str, Any] | None = None
+    machine: str = ""
 
     @property
     def label(self) -> str:
         """What messages call the row."""
-        words = (Path(self.bundle).name, self.graph, sizes_text(self.shapes), self.place)
+        words = (Path(self.bundle).name, self.graph, sizes_text(self.shapes), self.place, self.machine)
         return " · ".join(word for word in words if word)
+
+    @property
+    def snr_db(self) -> float | None:
+        """How far the bundle's numbers are from its fp32 reference's, where that was compared."""
+        return self.parity.snr_db if self.parity is not None else None
 
     @property
     def place(self) -> str:
@@ -128,6 +157,10 @@ class Report:
     command: str
     date: str
     avsdk: str = avsdk.__version__
+    machine: Machine | None = None
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
+    baseline: tuple[Judged, ...] = ()
+    vendors: tuple[VendorComparison, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``--json`` prints and ``--out`` holds."""
@@ -144,9 +177,13 @@ class Observed:
     """What a cell's process told about itself, beside the latencies."""
 
     cold: ColdStartFacts | None = None
+    starts: Mapping[str, Mapping[str, float]] | None = None
     execution: Mapping[str, Mapping[str, Any]] | None = None
     memory: Mapping[str, Any] | None = None
     stages: Mapping[str, float] | None = None
+    runtime: Mapping[str, Any] | None = None
+    load: Mapping[str, Any] = field(default_factory=dict)
+    energy: Mapping[str, Any] | None = None
     switches: int | None = None
     failure: AvsdkError | None = None
 
@@ -159,18 +196,25 @@ def row_from(plan: CellPlan, observed: Observed, measurement: Measurement, cell:
         facts |= {
             "cold_start_ms": round(observed.cold.total_ms, 3),
             "cold_start": {name: round(value, 3) for name, value in observed.cold.phases.items()},
+            "cold_starts": observed.starts,
             "input": observed.cold.source,
         }
+    if observed.runtime is not None:
+        facts["runtime"] = schema.decode(RuntimeFacts, observed.runtime, where="runtime")
+    if observed.stages:
+        facts["includes"] = tuple(observed.stages)
     failure = observed.failure or measurement.failures.get(cell)
     if failure is not None:
         return Row(**facts, status="unavailable", reason=failure.failed, fix=failure.fix)
     memory = observed.memory or {}
     return Row(
         **facts,
-        **_latencies(plan, measurement, cell),
+        **_latencies(plan, measurement, cell, observed.load),
+        load=observed.load,
         status="measured",
         reason=measured_elsewhere(plan.device) if stood_in else plan.remark,
         memory=observed.memory,
+        energy=observed.energy,
         stages_ms={name: round(value, 4) for name, value in observed.stages.items()} if observed.stages else None,
         peak_rss_mb=memory.get("peak_rss_mb"),
         involuntary_switches=observed.switches,
@@ -215,7 +259,8 @@ def _identity(plan: CellPlan) -> dict[str, Any]:
     return {
         "bundle": plan.bundle, "graph": plan.graph, "target": plan.target, "engine": plan.engine, "device": plan.device,
         "precision": plan.precision, "threads": plan.threads, "shapes": dict(plan.sizes), "size_mb": plan.size_mb,
-        "model": dict(plan.model), "settings": dict(plan.settings),
+        "model": dict(plan.model), "settings": dict(plan.settings), "graphs": plan.graphs, "parity": plan.parity,
+        "includes": ("infer",), "scenario": plan.load.scenario,
     }  # fmt: skip
 
 
@@ -246,8 +291,9 @@ def _execution_facts(execution: Mapping[str, Mapping[str, Any]] | None) -> dict[
     }
 
 
-def _latencies(plan: CellPlan, measurement: Measurement, cell: int) -> dict[str, Any]:
-    rounds = [item.samples[cell] / 1e6 for item in measurement.used if cell in item.samples]
+def _latencies(plan: CellPlan, measurement: Measurement, cell: int, load: Mapping[str, Any]) -> dict[str, Any]:
+    turns = measurement.turns(cell)
+    rounds = [item.samples[cell] / 1e6 for item in turns]
     pooled = np.concatenate(rounds)
     interval = measurement.interval_ms(cell)
     warm = measurement.warm_ups[cell]
@@ -259,9 +305,12 @@ def _latencies(plan: CellPlan, measurement: Measurement, cell: int) -> dict[str,
         "p50_ci_ms": (round(interval.low, 6), round(interval.high, 6)) if interval else None,
         **{name: None if bound is None else round(bound, 6) for name, bound in bounds.items()},
         "min_ms": round(float(pooled.min()), 6),
-        "throughput_per_s": round(plan.items * len(pooled) / (float(pooled.sum()) / 1e3), 4),
+        "iqr_ms": tuple(round(float(value), 6) for value in np.quantile(pooled, (0.25, 0.75))),
+        "throughput_per_s": round(scenario.throughput_per_s(load, plan.items, turns, cell), 4),
+        "outcome": scenario.outcome(load, turns, cell),
         "n": len(pooled),
         "rounds": len(rounds),
+        "stopped_by": measurement.row_stopped_by(cell),
         "steady": warm.steady and measurement.enough_valid,
         "warm_up_runs": len(warm.samples),
         "outliers": tuple((at, place - int(ends[at])) for at, place in marked),

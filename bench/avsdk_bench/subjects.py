@@ -5,7 +5,7 @@ What is built stays in the user's build cache. That holds for PyTorch too, the b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,14 +69,17 @@ def subjects_of(request: Request, notice: Notice) -> list[Subject]:
     return found
 
 
-def measured_here(target: str, engine: str) -> str:
-    """Empty where a bundle for ``target`` is measured on that very device; else the sentence that says it is not."""
+def measured_here(target: str, engine: str, names: Collection[str] | None = None) -> str:
+    """Empty where a bundle for ``target`` is measured on that very device; else the sentence that says it is not.
+
+    ``names`` are those of the machine that measures, where that is another one.
+    """
     try:
         candidates = resolve(target).candidates
     except UnknownName:  # of another catalogue: what runs is all that is known
         return ""
     profile = next((item.profile for item in candidates if item.engine == engine), None)
-    if profile is None or is_here(profile) is not False:
+    if profile is None or is_here(profile, names) is not False:
         return ""
     return measured_elsewhere(profile.name)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from avsdk.bundle import Bundle, open_bundle
 from avsdk.session import Array, Artifact
-from avsdk_bench.cell import CellWorker, ColdStart, Prepared, feeds_for
+from avsdk_bench.cell import CellWorker, ColdStart, Prepared
+from avsdk_bench.inputs import feeds_for
 
 Call = Callable[[Mapping[str, Array]], object]
 

@@ -78,11 +78,12 @@ def default_threads() -> int:
 
 def cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """The CPU quota of this process in cores (cgroup v2 ``cpu.max``, v1 ``cpu.cfs_quota_us``), or None without one."""
-    quotas = [quota for folder in _cgroup_folders(root) for quota in (_quota_of(folder),) if quota is not None]
+    quotas = [quota for folder in cgroup_folders(root) for quota in (_quota_of(folder),) if quota is not None]
     return min(quotas) if quotas else None
 
 
-def _cgroup_folders(root: Path) -> list[Path]:
+def cgroup_folders(root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """The folders that may hold this process's CPU limits and their counters: its control group's and those above."""
     folders = [root, root / "cpu"]
     for line in _read("/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -174,15 +175,18 @@ def _npus() -> list[str]:
     return [f"npu: {node.name}" for node in sorted(Path("/dev/accel").glob("accel*"))]
 
 
-def _libraries() -> dict[str, str]:
+def library_version(runtime: str) -> str:
+    """The version of the distribution that brings a runtime here; empty where none does."""
     from importlib import metadata  # slow to import, and rarely needed
 
-    versions = {}
-    for runtime, distributions in _RUNTIMES.items():
-        for distribution in distributions:
-            try:
-                versions[runtime] = metadata.version(distribution)
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    return versions
+    for distribution in _RUNTIMES.get(runtime, ()):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _libraries() -> dict[str, str]:
+    versions = {runtime: library_version(runtime) for runtime in _RUNTIMES}
+    return {runtime: version for runtime, version in versions.items() if version}

@@ -61,7 +61,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as part of the stage ``name``."""
+        """Time the block as part of the stage ``name``, one of ``STAGES`` or the caller's own."""
         start = time.perf_counter()
         try:
             yield

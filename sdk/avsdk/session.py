@@ -151,6 +151,11 @@ class Session(ABC):
         """The version of the package ``name`` where the session runs; empty where it is not known."""
         return installed_release(name)
 
+    @classmethod
+    def build(cls) -> str:
+        """How the runtime was built, in its own words; empty where it does not tell."""
+        return ""
+
     def requirements(self) -> Requirements:
         """What the artifact needs of this machine, by its options."""
         return Requirements.of(self.artifact.options)
@@ -179,6 +184,10 @@ class Session(ABC):
             ) from error
         self._check_outputs(outputs, sizes)
         return outputs
+
+    def check(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Every check that ``run`` makes of what goes in and what comes out; for who wants to know what they cost."""
+        self._check_outputs(outputs, self._check_feeds(feeds))
 
     def execution(self) -> Execution:
         """What executed, read back from the runtime.

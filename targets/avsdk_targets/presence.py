@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -23,14 +24,17 @@ def local_arch(arch: str) -> str:
     return gpus[0].arch if gpus else ""
 
 
-def is_here(device: Device) -> bool | None:
-    """Whether the device is this machine or in it; None where only its engine can tell."""
+def is_here(device: Device, names: Collection[str] | None = None) -> bool | None:
+    """Whether the device is this machine or in it; None where only its engine can tell.
+
+    ``names`` are what another machine calls its processor, its board and its GPUs, where that one is meant.
+    """
     if device.arch == "host":
         return True
     if not device.seen_as:
         return None
-    names = (*names_here(), platform.system())
-    return any(_is_called(name, text) for text in device.seen_as for name in names)
+    seen = (*names_here(), platform.system()) if names is None else names
+    return any(_is_called(name, text) for text in device.seen_as for name in seen)
 
 
 def _is_called(name: str, text: str) -> bool:

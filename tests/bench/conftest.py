@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.bench.made_up import made_up_report
 
 from avsdk.bundle import Artifact, Manifest, write_manifest
 from avsdk.parity import Parity
 from avsdk.spec import AxisRange, GraphSpec, ModelSpec, Step, TensorSpec
+from avsdk_bench.report import Report
 
 MakeBundle = Callable[..., Path]
 
@@ -87,3 +89,9 @@ def _network() -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     return model
+
+
+@pytest.fixture
+def report() -> Report:
+    """A report of two rows whose samples were made up, seeded."""
+    return made_up_report()

@@ -14,10 +14,11 @@ from typer.testing import CliRunner, Result
 
 from avsdk.bundle import open_bundle
 from avsdk.errors import ToolchainCrashed
-from avsdk_bench import cell
+from avsdk_bench import cell, inputs
 from avsdk_bench.bench import run_bench
 from avsdk_bench.cli import app
 from avsdk_bench.plan import Cell, plans_for
+from avsdk_bench.reading import read_report
 from avsdk_bench.rounds import Settings
 
 pytest.importorskip("onnxruntime", reason="the cells need a runtime: pip install 'avsdk[onnxruntime]'")
@@ -25,6 +26,7 @@ pytest.importorskip("onnxruntime", reason="the cells need a runtime: pip install
 ROW_KEYS = """bundle graph target engine device precision effective_precision precision_shares placement scenario
 threads shapes status p50_ms p50_ci_ms p90_ms p99_ms throughput_per_s n rounds cold_start_ms peak_rss_mb size_mb
 steady""".split()
+PHASES = {"spawn_ms", "import_ms", "verify_ms", "load_ms", "compile_ms", "first_output_ms"}
 SHORT = ["--budget-s", "1.5", "--threads", "1"]
 
 
@@ -55,16 +57,33 @@ def test_a_bundle_is_measured_per_graph_and_as_a_pipeline(make_bundle, tmp_path:
         assert row["precision_shares"] == {"fp32": 1.0}
         assert row["placement"] == {"cpu": 1.0}
         assert row["threads"] == 1
-        assert row["input"] == "golden sample 0"
+        assert row["input"] == "golden sample 0" + (", as PNG" if row["graph"] == "pipeline" else "")
         assert row["rounds"] >= 5
         assert row["n"] == sum(map(len, row["samples_ms"]))
         assert row["min_ms"] <= row["p50_ci_ms"][0] <= row["p50_ms"] <= row["p50_ci_ms"][1]
         assert (row["p99_ms"] is None) == (row["n"] < 662)
         assert row["peak_rss_mb"] >= row["memory"]["load"]["rss_mb"] > 0
+        assert row["memory"]["steady"]["file_mb"] > 0
+        assert row["stopped_by"] in ("precision", "budget")
+        assert (row["energy"].get("joules_per_item") or 1) > 0
+        assert "joules_per_item" in row["energy"] or row["energy"]["unavailable"]
         assert row["cold_start_ms"] == pytest.approx(sum(row["cold_start"].values()), abs=0.1)
-        assert set(row["cold_start"]) == {"spawn_ms", "import_ms", "verify_ms", "load_ms", "first_output_ms"}
-    assert set(document["rows"][1]["stages_ms"]) == {"preprocess", "infer", "postprocess"}
+        assert row["iqr_ms"][0] <= row["p50_ms"] <= row["iqr_ms"][1]
+        assert row["graphs"][0]["operators"] == {"Conv": 1}
+        assert (row["graphs"][0]["opset"], row["graphs"][0]["ir"]) == (18, 9)
+        assert row["graphs"][0]["sha256"] == row["model"]["model/net.onnx"]
+        assert (row["parity"]["verdict"], row["parity"]["reason"]) == ("not_run", "made by hand")
+        assert row["runtime"]["version"][0].isdecimal()
+        assert "build type" in row["runtime"]["build"]
+        assert row["runtime"]["environment"]["OMP_NUM_THREADS"] == "1"
+        assert set(row["cold_start"]) == PHASES
+        assert row["cold_starts"] is None
+    assert set(document["rows"][1]["stages_ms"]) == {"decode", "preprocess", "infer", "postprocess"}
+    assert all(value > 0 for value in document["rows"][1]["stages_ms"].values())
     assert document["rows"][0]["stages_ms"] is None
+    assert [row["includes"] for row in document["rows"]] == [["infer"], list(document["rows"][1]["stages_ms"])]
+    assert read_report(out).to_json() == document
+    assert document["machine"]["kernel"].startswith(document["host"]["system"].split()[0])
     assert len(document["method"]["order"]) == document["method"]["rounds"]
     assert document["command"].startswith("avsdk bench ")
 
@@ -84,14 +103,14 @@ def test_made_up_inputs_are_seeded_and_named(make_bundle) -> None:  # type: igno
     bundle = open_bundle(make_bundle("a"))
     graph = bundle.manifest.spec.graphs[0]
     sizes = {"batch": 2, "height": 16, "width": 20}
-    (first, text), (again, _), (other, _) = (cell.feeds_for(bundle, graph, sizes, seed) for seed in (3, 3, 4))
+    (first, text), (again, _), (other, _) = (inputs.feeds_for(bundle, graph, sizes, seed) for seed in (3, 3, 4))
     assert text == "random 0..255, seed 3"
     assert first["image"].shape == (2, 3, 16, 20)
     assert first["image"].dtype == np.float32
     assert 0 <= first["image"].min() < first["image"].max() <= 255
     assert np.array_equal(first["image"], again["image"])
     assert not np.array_equal(first["image"], other["image"])
-    picture, text = cell.media_for(bundle, {"height": 24, "width": 28}, 3)
+    picture, text = inputs.media_for(bundle, {"height": 24, "width": 28}, 3)
     assert (picture.shape, picture.dtype, text) == ((24, 28, 3), np.uint8, "random 0..255, seed 3")
 
 
@@ -160,7 +179,7 @@ def test_wrong_usage_is_refused_before_anything_runs(make_bundle, arguments, tex
 
 
 def test_a_scenario_that_does_not_exist_is_refused(make_bundle) -> None:  # type: ignore[no-untyped-def]
-    result = bench(make_bundle("a"), "--scenario", "server")
+    result = bench(make_bundle("a"), "--scenario", "sever")
     assert result.exit_code == 2
     assert "single-stream" in result.output
 

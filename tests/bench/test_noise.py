@@ -58,6 +58,18 @@ def test_each_disturbance_is_named(before: Snapshot, after: Snapshot, void: int,
     assert text in judged.reasons[0]
 
 
+def test_cells_that_others_push_aside_are_named() -> None:
+    judged = noise.judge(QUIET, _later(), rounds=5, void_rounds=0, switches_per_s=250.0)
+    assert judged.reasons == ("the cells were taken off their processors 250 times a second for others",)
+    assert noise.judge(QUIET, _later(), rounds=5, void_rounds=0, switches_per_s=5.0).quiet
+
+
+def test_throttles_are_counted_in_version_1_of_control_groups_too(tmp_path: Path) -> None:
+    (tmp_path / "sys/fs/cgroup/cpu").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu/cpu.stat").write_text("nr_periods 9\nnr_throttled 4\nthrottled_time 77\n")
+    assert noise.snapshot(tmp_path).cgroup_throttles == 4
+
+
 def test_involuntary_switches_of_a_process_that_is_gone_are_unknown() -> None:
     assert noise.involuntary_switches([]) is None
     count = noise.involuntary_switches([os.getpid()])

@@ -178,3 +178,28 @@ def _with_pictures(bundle: Path) -> Path:
     manifest = open_bundle(bundle).manifest
     write_manifest(bundle, replace(manifest, spec=replace(manifest.spec, predictor="style_transfer")))
     return bundle
+
+
+def test_the_self_test_compares_real_cells_and_counts_what_was_right(script: Any) -> None:
+    self_test = script("self_test")
+    found = self_test.compared(1, 0.4, 0.05, "slower", lambda done: None, seed=0)
+    assert (found.made, found.right in (0, 1), len(found.widths)) == (1, True, 1)
+    assert found.widths[0] > 0
+
+
+def test_the_self_test_judges_by_its_goals(script: Any) -> None:
+    self_test = script("self_test")
+    figure = self_test._share("same", self_test.Trials(100, 90, 3, (0.01,)), 0.90)
+    assert (figure.value, figure.goal, figure.verdict) == ("90 of 100", "at least 90 %", "met")
+    assert self_test._share("same", self_test.Trials(100, 89, 3, (0.01,)), 0.90).verdict == "**missed**"
+    cost = self_test.overhead_us("own", queries=200)
+    assert 0 < cost["p50"] <= cost["p99"]
+
+
+def test_both_loops_are_measured_in_one_bench_per_scenario(script: Any, make_bundle) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen has no wheel here")
+    pytest.importorskip("onnxruntime", reason="pip install 'avsdk[onnxruntime]'")
+    section = script("loops_agree").measured(make_bundle("a"), [], 1, 0.8, seed=0)
+    names = [item.what.partition(":")[0] for item in section.figures]
+    assert names == ["single-stream", "multi-stream", "offline", "server"]
+    assert all("[" in item.value and item.goal == "within 2 % of 1" for item in section.figures)

@@ -28,6 +28,7 @@ from avsdk import host
 from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
 from avsdk.files import cache_home, sha256_file
 from avsdk.litert_operations import MOVES, delegated_nodes, flops_of, precision_of
+from avsdk.opening import compiling
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.spec import TensorSpec
 
@@ -106,9 +107,11 @@ class LiteRtSession(Session):
             with _quiet():
                 self._interpreter = self._new_interpreter()
                 if cached:
-                    self._model = _CachedModel(self.file(), self.threads)
+                    with compiling():
+                        self._model = _CachedModel(self.file(), self.threads)
                 else:
-                    self._interpreter.allocate_tensors()
+                    with compiling():
+                        self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise NotAvailable(
                 f"LiteRT cannot load {self.file().name}: {str(error).strip() or type(error).__name__}",

@@ -20,6 +20,7 @@ from avsdk.errors import BundleRefused, ModelRefused, NotAvailable, SilentFallba
 from avsdk.onnx_check import check_onnx
 from avsdk.onnxruntime_profile import kernels_of, placement_of, precision_shares_of
 from avsdk.onnxruntime_providers import PROVIDERS, add_provider, provider_state
+from avsdk.opening import compiling
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.telemetry import refuse_telemetry
 
@@ -45,6 +46,11 @@ class OnnxRuntimeSession(Session):
         """On the CPU in fp32; other providers and precisions get a model of their own."""
         return device == "cpu" and precision == "fp32"
 
+    @classmethod
+    def build(cls) -> str:
+        """The branch, commit and flags of the build."""
+        return str(_runtime().get_build_info())
+
     def _open(self) -> None:
         self._refuse_strangers()
         runtime = _runtime()
@@ -59,7 +65,8 @@ class OnnxRuntimeSession(Session):
                 fallback=self._fallback(),
                 errors=_load_errors(),
             )
-            self._session = runtime.InferenceSession(str(self.file()), options, providers=providers)
+            with compiling():  # reading the file is part of the same call
+                self._session = runtime.InferenceSession(str(self.file()), options, providers=providers)
         except NotAvailable:
             self._folder.cleanup()
             raise

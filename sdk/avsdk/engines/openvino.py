@@ -18,6 +18,7 @@ import numpy as np
 
 from avsdk.dtypes import PLAIN
 from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
+from avsdk.opening import compiling
 from avsdk.openvino_cache import KeptModels
 from avsdk.openvino_devices import (
     PLUGINS,
@@ -64,6 +65,13 @@ class OpenVinoSession(Session):
     def opens_onnx(cls, device: str, precision: str) -> bool:
         """OpenVINO reads ONNX beside its IR, and rounds to bf16 by itself."""
         return device == "cpu" and precision in ("fp32", "bf16")
+
+    @classmethod
+    def build(cls) -> str:
+        """The version with its commit and branch."""
+        import openvino
+
+        return str(openvino.get_version())
 
     def requirements(self) -> Requirements:
         """An IR is read by the release that wrote it and by later ones; for a blob its compiler says which."""
@@ -123,11 +131,14 @@ class OpenVinoSession(Session):
             config = {"DEVICE_PROPERTIES": {PLUGINS[unit]: words[unit] for unit in self._units}}
             model = core.read_model(file)
             self._placement = self._split(model, core.query_model(model, plugin))
-            return core.compile_model(model, plugin, {**config, **self._kept_in(config)})
+            with compiling():
+                return core.compile_model(model, plugin, {**config, **self._kept_in(config)})
         if file.endswith(".blob"):
             return core.import_model(self.file().read_bytes(), plugin, words[self._units[0]])
         own = words[self._units[0]]
-        return core.compile_model(file, plugin, {**own, **self._kept_in(own)})
+        kept = self._kept_in(own)
+        with compiling():
+            return core.compile_model(file, plugin, {**own, **kept})
 
     def _kept_in(self, words: Mapping[str, object]) -> dict[str, str]:
         """Where the compiled model is kept, if the settings ask for it."""
