@@ -35,7 +35,7 @@ def load(path: str | Path, *, threads: int | None = None, **settings: str) -> Pr
 
     bundle = open_bundle(Path(path))
     predictor = predictor_for(bundle, threads=threads, settings=settings)
-    require_loads(bundle, threads or default_threads())
+    require_loads(bundle, threads or default_threads(), stages="max_memory_mb" in settings)
     return predictor
 
 

@@ -1,8 +1,8 @@
 """Runs a graph on a picture of any size within a memory limit: whole where that fits, else stage by stage in bands.
 
 The bands of a stage are rows of the full width with a halo on either side, so that what is kept of each is what the
-uncut graph computes there; moments of whole maps are gathered in float64 between the stages. What it needs is reckoned
-beforehand from the maps' sizes, on the safe side.
+uncut graph computes there; moments of whole maps are gathered between the stages, row by row in float32 and over the
+rows in float64. What it needs is reckoned beforehand from the maps' sizes, on the safe side.
 """
 
 from __future__ import annotations
@@ -106,15 +106,27 @@ def _rows_within(stage: Stage, stages: Stages, width: int, factor: float, room_m
 
 
 class BandedGraph:
-    """One graph of a bundle in bands; ``artifact`` says which engine, device and precision run the stages."""
+    """One graph of a bundle in bands; ``artifact`` says which engine, device and precision run the stages.
+
+    Raises ``BundleRefused`` for an artifact whose engine does not run stages as they are: no export makes such a
+    bundle.
+    """
 
     def __init__(self, root: Path, stages: Stages, artifact: Artifact, threads: int) -> None:
+        opens = session_class(artifact.engine).opens_onnx(artifact.device, artifact.precision)
+        if not opens or artifact.shapes is not None:
+            raise BundleRefused(
+                f"the manifest has stages for {artifact.engine}:{artifact.device} at {artifact.precision}",
+                expected="an engine and a precision that run ONNX stages of any size",
+                fix="export it again",
+            )
         self.root = root
         self.stages = stages
         self.artifact = artifact
         self.threads = threads
         self.executed: list[Execution] = []
         self._parameters: dict[str, Array] = {}
+        self._channels = {item.name: item.shape[1] for stage in stages.stages for item in stage.graph.outputs}
 
     def plan(self, height: int, width: int, limit_mb: int, *, admits: bool = True) -> MemoryPlan:
         """See ``plan_memory``."""
@@ -135,10 +147,18 @@ class BandedGraph:
         }
 
     def run(self, picture: Array, plan: MemoryPlan, timed: Timed) -> Array:
-        """The answer for one picture (1, channels, height, width); ``timed`` is entered around all but loading."""
+        """The answer for one picture (1, channels, height, width); ``timed`` is entered around all that it takes.
+
+        The stages are opened anew for every picture, so that too is its time.
+        """
         self._read_parameters()
         self.executed.clear()
         height, width = picture.shape[2:]
+        if height % self.stages.multiple_of or width % self.stages.multiple_of:
+            raise UsageError(
+                f"a picture of {width}x{height} pixels cannot run in bands",
+                expected=f"sides that are multiples of {self.stages.multiple_of}",
+            )
         last = self.stages.last_use()
         norms = {norm.result: norm for norm in self.stages.norms}
         whole = _InMemory(np.ascontiguousarray(picture[0].transpose(1, 0, 2)))
@@ -172,7 +192,7 @@ class BandedGraph:
             )
 
         self._parameters = read_arrays(file, wrong)
-        channels = {item.name: item.shape[1] for stage in self.stages.stages for item in stage.graph.outputs}
+        channels = self._channels
         for norm in self.stages.norms:
             for name in (f"{norm.result}.scale", f"{norm.result}.bias"):
                 found = self._parameters.get(name)
@@ -182,7 +202,9 @@ class BandedGraph:
     def _run_stage(
         self, stage: Stage, rows: int, height: int, kept: Mapping[str, _Kept], norms: Mapping[str, Norm], timed: Timed
     ) -> None:
-        with self._open(stage) as session:
+        with timed():
+            session = self._open(stage)
+        with session:
             for start in range(0, height, rows):
                 end = min(start + rows, height)
                 low, high = max(0, start - stage.halo), min(height, end + stage.halo)
@@ -191,9 +213,20 @@ class BandedGraph:
                     found = session.run(feeds)
                     for name, array in found.items():
                         step = self.stages.rows[name]
+                        self._check_band(name, array, kept[name].width, (high - low) // step)
                         kept[name].write(start // step, array[0, :, (start - low) // step : (end - low) // step])
                 del feeds, found
             self.executed.append(session.execution())
+
+    def _check_band(self, name: str, array: Array, width: int, rows: int) -> None:
+        """A stage from a stranger may say one thing of its maps, and make another."""
+        channels = self._channels[name]
+        if array.shape != (1, channels, rows, width) or array.dtype != np.float32:
+            raise BundleRefused(
+                f"a stage made {name!r} as {array.dtype} {list(array.shape)}",
+                expected=f"float32 [1, {channels}, {rows}, {width}]",
+                fix="export it again",
+            )
 
     def _open(self, stage: Stage) -> Session:
         if check_onnx(self.root / stage.file).external:
@@ -248,8 +281,9 @@ class _Moments:
 class _Kept:
     """A map between two stages, rows first: (rows, channels, width)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         self.moments = _Moments(channels)
+        self.width = width
 
     def read(self, low: int, high: int) -> Array:
         """Rows ``low`` to ``high``."""
@@ -265,7 +299,7 @@ class _Kept:
 
 class _InMemory(_Kept):
     def __init__(self, held: Array) -> None:
-        super().__init__(held.shape[1])
+        super().__init__(held.shape[1], held.shape[2])
         self._held = held
 
     def read(self, low: int, high: int) -> Array:
@@ -280,7 +314,7 @@ class _OnDisk(_Kept):
     """A file without a name, so that nothing stays behind."""
 
     def __init__(self, shape: tuple[int, int, int], exits: ExitStack) -> None:
-        super().__init__(shape[1])
+        super().__init__(shape[1], shape[2])
         self._row = shape[1:]
         self._row_bytes = 4 * shape[1] * shape[2]
         self._file = exits.enter_context(tempfile.TemporaryFile(prefix="avsdk-map-"))  # noqa: SIM115

@@ -46,7 +46,7 @@ MemoryOption = Annotated[
         "--max-memory-mb",
         metavar="MB",
         min=1,
-        help="Peak memory for a picture or frame: whole where it fits, else in bands, with the same answer.",
+        help="Peak memory for a photograph: whole where it fits, else in bands, with the same answer.",
         show_default=False,
     ),
 ]

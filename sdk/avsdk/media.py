@@ -176,15 +176,19 @@ class VideoWriter:
         # OpenCV cuts to even sizes, since the codec stores colour at half the size.
         self.height, self.width = (height, width) if odd else (height // 2 * 2, width // 2 * 2)
         self.frames = 0
-        self._exit = contextlib.ExitStack()
+        self._exit, cv2 = contextlib.ExitStack(), opencv()
         self.temporary = self._exit.enter_context(atomic_file(path))
-        cv2 = opencv()
         code = cv2.VideoWriter_fourcc(*("XVID" if path.suffix.lower() == ".avi" else "mp4v"))
-        self._writer: Any = (
-            OddVideo(_av(), self.temporary, fps, height, width)
-            if odd
-            else cv2.VideoWriter(str(self.temporary), cv2.CAP_FFMPEG, code, fps, (self.width, self.height))
-        )
+        name, size = str(self.temporary), (self.width, self.height)
+        self._writer: Any = None
+        try:
+            if odd:
+                self._writer = OddVideo(_av(), self.temporary, fps, height, width)
+            else:
+                self._writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, code, fps, size)
+        except BaseException:
+            self.discard()
+            raise
         if not self._writer.isOpened():
             self.discard()
             raise UsageError(f"OpenCV cannot write {path.suffix} with {width} x {height} pixels at {fps:g} fps")
@@ -204,8 +208,7 @@ class VideoWriter:
         stored = int(check.get(cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
         check.release()
         if stored < self.frames:
-            free = shutil.disk_usage(self.temporary.parent).free
-            if free < 4 << 20:
+            if shutil.disk_usage(self.temporary.parent).free < 4 << 20:
                 raise DiskFull(f"no space left while writing {self.path}", fix="free some space or write elsewhere")
             raise AvsdkError(f"OpenCV stored {stored} of {self.frames} frames in {self.path}")
         return self.temporary
@@ -216,6 +219,8 @@ class VideoWriter:
 
     def discard(self) -> None:
         """Leave nothing behind."""
+        if isinstance(self._writer, OddVideo):
+            self._writer.abandon()
         with contextlib.suppress(_Discarded):
             self._exit.__exit__(_Discarded, _Discarded(), None)
 

@@ -122,8 +122,8 @@ def done_behind(work: Callable[[Item], object], depth: int = DEPTH) -> Iterator[
 
     try:
         yield hand_over
+        line.put(None, last=True)
+        thread.end(cut=False)  # waits for all that was handed over, and may be interrupted while it does
     except BaseException:
         thread.end(cut=True)
         raise
-    line.put(None, last=True)
-    thread.end(cut=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from avsdk.spec import GraphSpec
 
 _MOST_HALO = 1 << 14
+_LEAST_BYTES = 1e-3
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,14 @@ class Stages:
 
     def problem(self, whole: GraphSpec) -> str:
         """What makes no sense, for a manifest from a stranger; else empty."""
-        if not self.stages or self.multiple_of < 1 or not 0 < self.bytes_per_pixel < 1e9:
+        if whole.problem():
+            return whole.problem()
+        if len(whole.inputs) != 1 or len(whole.outputs) != 1:
+            return f"the graph has {len(whole.inputs)} inputs and {len(whole.outputs)} outputs, not one of each"
+        if not self.stages or self.multiple_of < 1 or not _LEAST_BYTES <= self.bytes_per_pixel < 1e9:
             return "it has no stages, or sizes out of range"
-        known = {whole.inputs[0].name, *(norm.result for norm in self.norms)}
+        if not all(0 < norm.epsilon < 1 for norm in self.norms):
+            return f"its norms have the epsilons {sorted({norm.epsilon for norm in self.norms})[:3]}"
         sources = {norm.result: norm.source for norm in self.norms}
         made = {whole.inputs[0].name}
         for stage in self.stages:
@@ -73,7 +79,7 @@ class Stages:
             if (
                 not 0 <= stage.halo <= _MOST_HALO
                 or stage.halo % self.multiple_of
-                or not 0 < stage.bytes_per_pixel < 1e9
+                or not _LEAST_BYTES <= stage.bytes_per_pixel < 1e9
             ):
                 return f"stage {stage.graph.name!r} has the halo {stage.halo} and {stage.bytes_per_pixel} bytes a pixel"
             for tensor in (*stage.graph.inputs, *stage.graph.outputs):
@@ -83,14 +89,26 @@ class Stages:
                     or self.multiple_of % rows
                     or len(tensor.shape) != 4
                     or not isinstance(tensor.shape[1], int)
+                    or tensor.shape[1] < 1
+                    or tensor.dtype != "float32"
                 ):
                     return f"the map {tensor.name!r} is {list(tensor.shape)}, a row for every {rows} of the picture"
             unmade = [item.name for item in stage.graph.inputs if sources.get(item.name, item.name) not in made]
             if unmade:
                 return f"stage {stage.graph.name!r} reads {unmade[0]!r} before it is made"
+            twice = [item.name for item in stage.graph.outputs if item.name in made]
+            if twice:
+                return f"stage {stage.graph.name!r} makes {twice[0]!r}, which is there already"
             made |= {item.name for item in stage.graph.outputs}
-        lacking = {item.name for item in whole.outputs} - made
-        return f"no stage makes {sorted(lacking)[0]!r}" if lacking or not known else ""
+        return self._problem_of_answer(whole)
+
+    def _problem_of_answer(self, whole: GraphSpec) -> str:
+        last, wanted = self.stages[-1].graph.outputs, whole.outputs[0]
+        if [item.name for item in last] != [wanted.name] or last[0].shape[1] != wanted.shape[1]:
+            return f"the last stage makes {[item.name for item in last]}, not {wanted.name!r} alone"
+        if self.rows[wanted.name] != 1:
+            return f"the answer {wanted.name!r} has a row for every {self.rows[wanted.name]} of the picture"
+        return ""
 
     def last_use(self) -> Mapping[str, int]:
         """The last stage that reads each map; a map that is only an answer is not in it."""

@@ -228,10 +228,17 @@ def _bands_parity(bundle: Bundle, graph: LoadedGraph, executed_on: str) -> list[
     if graph.stages is None:
         return []
     name = graph.graph.name
-    samples = [(feeds, wanted) for feeds, wanted in read_golden(bundle.file(bundle.manifest.golden[name]))]
+    banded = BandedGraph(graph.root, graph.stages, graph.artifacts[0], graph.threads)
+    multiple = graph.stages.multiple_of
+    samples = [
+        (feeds, wanted)
+        for feeds, wanted in read_golden(bundle.file(bundle.manifest.golden[name]))
+        if all(size % multiple == 0 for array in feeds.values() for size in array.shape[2:])
+    ]
+    if not samples:
+        return []
     feeds, wanted = min(samples, key=lambda sample: _elements(sample[0]))
     (picture,), (output,) = feeds.values(), wanted
-    banded = BandedGraph(graph.root, graph.stages, graph.artifacts[0], graph.threads)
     found = banded.run(np.asarray(picture)[:1], banded.narrowest(), contextlib.nullcontext)
     return [
         compare(

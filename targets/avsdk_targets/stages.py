@@ -54,6 +54,7 @@ class _Map:
 @dataclass
 class _Cut:
     model: onnx.ModelProto
+    source: str
     constants: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     maps: dict[str, _Map] = field(default_factory=dict)
     norms: list[onnx.NodeProto] = field(default_factory=list)
@@ -77,7 +78,9 @@ def write_stages(onnx_file: Path, graph: GraphSpec, folder: Path) -> Stages | No
 
 
 def _cut(model: onnx.ModelProto, graph: GraphSpec) -> _Cut:
-    cut = _Cut(model, {item.name: numpy_helper.to_array(item) for item in model.graph.initializer})
+    cut = _Cut(
+        model, graph.inputs[0].name, {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    )
     cut.maps[graph.inputs[0].name] = _Map(int(graph.inputs[0].shape[1]), Fraction(1))
     for node in model.graph.node:
         if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
@@ -94,7 +97,8 @@ def _cut(model: onnx.ModelProto, graph: GraphSpec) -> _Cut:
     answer = cut.maps.get(graph.outputs[0].name)
     if answer is None or answer.step != 1 or any(answer.padding) or graph.outputs[0].name in _results(cut):
         raise _NotCut
-    if any(item.step < 1 or item.step.denominator != 1 for item in _crossing(cut).values()):
+    crossing = _crossing(cut).values()
+    if any(item.step < 1 or item.step.denominator != 1 or any(item.padding) for item in crossing):
         raise _NotCut
     return cut
 
@@ -110,6 +114,8 @@ def _through(node: onnx.NodeProto, cut: _Cut) -> _Map:
     # Within its own stage a map that an earlier stage kept is read as it is: its reach starts anew.
     reach = max(item.reach if item.level == level else Fraction(0) for item in given)
     if node.op_type == _NORM and len(given) == 1 and not any(first.padding):
+        if node.input[0] in {cut.source, *_results(cut)}:  # the moments of a map are gathered where a stage makes it
+            raise _NotCut
         return _Map(first.channels, first.step, level=level + 1)
     if node.op_type in _SAME and len(given) == 1:
         return _Map(first.channels, first.step, reach, level, first.padding)
@@ -123,7 +129,9 @@ def _through(node: onnx.NodeProto, cut: _Cut) -> _Map:
         if node.op_type == "Conv":
             return _convolved(node, cut, first, reach)
         if node.op_type == "Resize" and not any(first.padding):
-            return _Map(first.channels, first.step / _factor(node, cut), reach, level)
+            step = first.step / _factor(node, cut)
+            # A row that lies between two of the smaller map is copied from the one above it.
+            return _Map(first.channels, step, reach + first.step - step, level)
     raise _NotCut
 
 

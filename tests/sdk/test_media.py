@@ -360,11 +360,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_fills_while_a_video_is_written(small_disk: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (20, 240, 320, 3), np.uint8)
+@pytest.mark.parametrize("odd", [0, 1])
+def test_a_disk_that_fills_while_a_video_is_written(small_disk: Path, odd: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 240 + odd, 320 + odd, 3), np.uint8)
     with (
         pytest.raises(DiskFull, match="no space left"),
-        media.video_writer(small_disk / "a.mp4", 25, 240, 320) as writer,
+        media.video_writer(small_disk / "a.mp4", 25, 240 + odd, 320 + odd) as writer,
     ):
         for _ in range(5):
             writer.write(noise)

@@ -27,7 +27,7 @@ def test_the_three_parts_work_at_the_same_time() -> None:
 
     def items() -> Iterator[int]:
         for item in range(6):
-            if item == 4:
+            if item == DEPTH + 2:  # the last that is drawn while the first is at work
                 meeting.wait()
             yield item
 

@@ -300,3 +300,11 @@ def test_the_page_of_the_documentation_takes_new_sections_and_keeps_the_others(
     assert len(tool.small_jpeg(tmp_path / "noise.png")) <= tool.MAX_BYTES
     with pytest.raises(UsageError, match="has no results.json"):
         tool.write_page([tmp_path], page)
+
+
+def test_only_the_large_sizes_are_sampled() -> None:
+    largest = speed.SpeedSettings(sizes=(256, 512, 1024), sampled_calls=12)
+    assert [largest.calls_at(size) for size in largest.sizes] == [500, 500, 12]
+    some = speed.SpeedSettings(sizes=(256, 512, 1024), sampled_calls=12, sampled_from_px=512)
+    assert [some.calls_at(size) for size in some.sizes] == [500, 12, 12]
+    assert speed.SpeedSettings().calls_at(1024) == 500

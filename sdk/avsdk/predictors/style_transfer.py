@@ -104,7 +104,11 @@ class StyleTransferPredictor(ImagePredictor):
         return writer.frames
 
     def _batches(self, source: Path, height: int, width: int) -> Iterator[Prepared]:
-        batches = self.decoder.batches(source, self._batch or frames_per_batch(height, width))
+        count = self._batch or frames_per_batch(height, width)
+        if self._limit_mb:
+            count = 1
+            self.notices.append("the limit of memory is for the run of each frame; a few more wait before and after it")
+        batches = self.decoder.batches(source, count)
         while True:
             with self.watch.stage("decode"):
                 frames = next(batches, None)

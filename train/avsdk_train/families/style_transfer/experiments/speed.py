@@ -45,8 +45,8 @@ class SpeedSettings:
 
     ``networks``: whole ones with random weights, which take the same time as trained ones, and ``features``, the
     network of the file ``features``. Every round times version 1 once with each network at each of ``sizes`` (squares),
-    and version 2 ``repeats`` times before and after each. With ``sampled_calls`` the largest size runs only that many
-    calls, and its time is extrapolated to ``calls``.
+    and version 2 ``repeats`` times before and after each. With ``sampled_calls`` the sizes from ``sampled_from_px`` on
+    (0: the largest) run only that many calls, and their time is extrapolated to ``calls``.
     """
 
     networks: tuple[Network, ...] = ("alexnet", "vgg19")
@@ -57,6 +57,7 @@ class SpeedSettings:
     sizes: tuple[int, ...] = (256, 512, 1024)
     calls: int = 500
     sampled_calls: int = 0
+    sampled_from_px: int = 0
     rounds: int = 1
     repeats: int = 5
     seed: int = 0
@@ -72,7 +73,8 @@ class SpeedSettings:
 
     def calls_at(self, size: int) -> int:
         """The calls that run at a size."""
-        return self.sampled_calls if self.sampled_calls and size == max(self.sizes) else self.calls
+        sampled = self.sampled_calls and size >= (self.sampled_from_px or max(self.sizes))
+        return self.sampled_calls if sampled else self.calls
 
 
 def run(report: Report, settings: SpeedSettings) -> None:
