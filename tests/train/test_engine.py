@@ -24,7 +24,7 @@ from avsdk_train.ema import MovingAverage
 from avsdk_train.family import Heard, Losses, load_family
 from avsdk_train.history import History
 from avsdk_train.recipe import Recipe
-from avsdk_train.run import read_run_file
+from avsdk_train.run import read_run_file, weights_file
 from avsdk_train.watch import Pace, Watch, read_log
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -103,6 +103,13 @@ def test_the_best_stretch_is_kept_and_can_ship(tiny: Any, tmp_path: Path, monkey
     kept = load_file(out / "checkpoints" / f"step-{best.step:08d}" / "weights.safetensors")
     assert all(torch.equal(shipped[name], kept[name]) for name in shipped)
     assert len(list((out / "checkpoints").glob("step-*"))) == 3, "keep=all keeps them all"
+
+
+def test_the_best_by_a_loss_that_is_not_there_ships_nothing_in_its_place(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no loss is named 'styel'(.|\n)*content, loss, style(.|\n)*avsdk export"):
+        start(tiny, tmp_path / "run", final="best", best_by="styel", steps=2)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    assert weights_file(tmp_path / "run").parent.name == "step-00000002"
 
 
 def test_stretches_with_other_losses_are_not_compared(tmp_path: Path) -> None:

@@ -260,7 +260,13 @@ class _Trainer:
             best = self._run / CHECKPOINTS / BEST / WEIGHTS
             newest = load_newest(self._run / CHECKPOINTS, self.notices.append)
             assert newest is not None
-            weights = read_weights(best) if self._recipe.final == "best" and best.is_file() else newest.weights
+            if self._recipe.final == "best" and not best.is_file():
+                raise UsageError(
+                    f"there are no best weights to ship: no loss is named {self._recipe.best_by!r}",
+                    expected=f"best_by as one of: {', '.join(self._history.parts())}",
+                    fix=f"avsdk export {self._run} takes the last weights, which are in its checkpoints",
+                )
+            weights = read_weights(best) if self._recipe.final == "best" else newest.weights
             write_weights(self._run / WEIGHTS, weights)
         self._processes.wait()
 
