@@ -41,7 +41,7 @@ _FAILED = 1
 
 @dataclass
 class Tally:
-    """What became of the kills. ``while_writing``: a half-written checkpoint was left behind."""
+    """What became of the kills. ``while_writing``: part of a checkpoint was left behind, under a temporary name."""
 
     kills: int = 0
     while_writing: int = 0
@@ -66,8 +66,8 @@ def measured(work: Path, kills: int = KILLS, seed: int = 0) -> Section:
         (f"python bench/numbers/kills.py --kills {kills}",),
         (
             Figure("kills", str(tally.kills)),
-            Figure("of them while a checkpoint was being written", str(tally.while_writing)),
-            Figure("states without a whole checkpoint", str(tally.damaged), "0", verdict(tally.damaged == 0)),
+            Figure("of them while a checkpoint was being written or removed", str(tally.while_writing)),
+            Figure("damaged checkpoints under their own names", str(tally.damaged), "0", verdict(not tally.damaged)),
             Figure(
                 "ends that differ from the run left alone", f"{tally.different} of {tally.finished}", "0",
                 verdict(tally.different == 0 and tally.finished > 0),

@@ -51,6 +51,30 @@ def test_the_random_generators_go_on_where_they_were(tmp_path: Path) -> None:
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 
 
+def test_a_kill_while_an_old_one_is_removed_leaves_none_half_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerCut(BaseException):
+        pass
+
+    def cut(folder: Path, ignore_errors: bool = False) -> None:
+        if not (Path(folder) / "weights.safetensors").exists():
+            return
+        (Path(folder) / "weights.safetensors").unlink()
+        raise PowerCut
+
+    for step in (1, 2):
+        write_checkpoint(tmp_path, checkpoint_at(step))
+    with monkeypatch.context() as patched, pytest.raises(PowerCut):
+        patched.setattr("avsdk_train.checkpoint.shutil.rmtree", cut)
+        write_checkpoint(tmp_path, checkpoint_at(3))
+    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-00000002", "step-00000003"]
+    for path in tmp_path.glob("step-*"):
+        read_checkpoint(path)
+    assert load_newest(tmp_path, pytest.fail) is not None
+    assert not list(tmp_path.glob(".step-*")), "what was left of it goes when the run goes on"
+
+
 def test_the_last_two_stay_and_latest_names_the_newest(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         write_checkpoint(tmp_path, checkpoint_at(step))

@@ -178,7 +178,9 @@ def _remove_old(folder: Path, *, keep: int, keep_all: bool) -> None:
     """Steps beyond ``keep`` are left from a run that went further and was damaged; they go as well."""
     older = [name for name in _names(folder) if int(name[5:]) <= keep]
     for name in {*_names(folder)} - {*(older if keep_all else older[:_KEPT])}:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        aside = folder / f".{name}.old"  # a kill while it is removed must leave nothing half under its own name
+        (folder / name).rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path) -> None:
