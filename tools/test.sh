@@ -23,5 +23,5 @@ fi
 run() { local status=0; "$@" || status=$?; ((status == 5)) && status=0; return "$status"; }
 run "${isolated[@]}" bash -c 'ip link set lo up 2> /dev/null || true; exec "$@"' _ \
     "$python" -m pytest -m "not network" "$@"
-echo "tests that install a toolchain: with network"
+echo "tests that install a toolchain or start an OpenSSH server: with network"
 run "$python" -m pytest -m network "$@"

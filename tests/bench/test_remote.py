@@ -34,6 +34,7 @@ from avsdk_bench.remote_bench import bench_elsewhere
 from avsdk_bench.remote_link import AdbLink, LinkLost, SshLink, link_from
 from avsdk_bench.rounds import Settings
 
+pytestmark = pytest.mark.network  # an OpenSSH server lets nobody in where this user is root in a namespace only
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHORT = Settings(budget_s=1.0, window_s=0.01)
 
