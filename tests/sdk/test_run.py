@@ -309,7 +309,9 @@ def test_ctrl_c_during_a_video_leaves_no_file_and_no_process(make_bundle: MakeBu
         writer.finish()
     out = tmp_path / "out"
     out.mkdir()
-    program = "from avsdk.cli import main\nmain()"
+    # A shell may start what it puts in the background without the signal.
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program = f"{heard}from avsdk.cli import main\nmain()"
     command = [sys.executable, "-c", program, "run", make_bundle(), tmp_path / "in.mp4", "--out", out / "a.mp4"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
