@@ -249,7 +249,8 @@ def _change_of_tail(share: float, rounds: Sequence[Sequence[Floats]]) -> Change 
 def _interval(was: float, now: float, ratios: Floats) -> Change:
     tail = (1.0 - statistics.CONFIDENCE) / 2.0
     low, high = np.quantile(ratios, [tail, 1.0 - tail])
-    return Change(round(was, 6), round(now, 6), float(low) - 1.0, float(high) - 1.0)
+    low, high = float(low) * (1.0 - statistics.PLACEMENT), float(high) * (1.0 + statistics.PLACEMENT)
+    return Change(round(was, 6), round(now, 6), low - 1.0, high - 1.0)
 
 
 def _machine_drift(then: Elsewhere, now: Elsewhere) -> str:
@@ -294,7 +295,7 @@ def elsewhere_of(report: Report) -> Elsewhere:
 
 def _key(item: CellPlan | Row) -> tuple[object, ...]:
     sizes = item.shapes if isinstance(item, Row) else item.sizes
-    scenario = item.scenario if isinstance(item, Row) else Row.scenario
+    scenario = item.scenario if isinstance(item, Row) else item.load.scenario
     return (
         item.graph, item.engine, item.device, item.precision, sizes_text(sizes), item.threads, str(scenario),
         tuple(sorted(item.settings.items())),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
-from avsdk import host, nvidia
+from avsdk import host
 from avsdk.errors import AvsdkError, NotAvailable
 from avsdk_bench import noise, rounds
 from avsdk_bench.calibration import Calibration
 from avsdk_bench.cold_start import cold_starts
-from avsdk_bench.energy import Meters, unavailable
+from avsdk_bench.energy import Meters, counts_gpu, unavailable
 from avsdk_bench.facts import machine
 from avsdk_bench.plan import Cell, CellPlan
 from avsdk_bench.report import Observed, Report, comparisons_from, method_from, row_from
@@ -32,7 +33,7 @@ def run_bench(
     each cell twice more beforehand, with caches cold and warm.
     """
     started = time.monotonic()
-    observed = [Observed(starts=cold_starts(plan) if cold else None) for plan in plans]
+    observed = [Observed(starts=cold_starts_of(plan) if cold else None) for plan in plans]
     before = noise.snapshot()
     with contextlib.ExitStack() as stack:
         cells = {}
@@ -80,6 +81,19 @@ def _noise(
     )
 
 
+def cold_starts_of(plan: CellPlan) -> Mapping[str, Mapping[str, float]] | None:
+    """Two starts of a cell, with caches cold and then warm; None where there is nothing to start."""
+    if plan.absent is not None:
+        return None
+
+    def start(env: Mapping[str, str]) -> Mapping[str, float]:
+        with Cell(plan, env=env) as cell:
+            found = cell.open()
+        return {"total_ms": found.total_ms, **found.phases}
+
+    return cold_starts(Path(str(plan.arguments["bundle"])), start)
+
+
 def _opened(cell: Cell, observed: Observed) -> bool:
     """Open a cell and read back what executes; on an error close it, note the error and say False."""
     try:
@@ -94,9 +108,9 @@ def _opened(cell: Cell, observed: Observed) -> bool:
 
 def _metered(cell: Cell, observed: Observed, meters: Meters) -> None:
     """Charge the cell's turns to the meter of what runs it, or note why there is none."""
-    devices = {facts["device"] for facts in (observed.execution or {}).values()}
+    devices = {str(facts["device"]) for facts in (observed.execution or {}).values()}
     try:
-        cell.account = meters.account(gpu=devices != {"cpu"} and bool(nvidia.local_gpus()))
+        cell.account = meters.account(gpu=counts_gpu(devices))
     except NotAvailable as error:
         observed.energy = unavailable(error.failed)
 

@@ -160,8 +160,8 @@ def _measured(
     from avsdk_bench.bench import run_bench
     from avsdk_bench.remote_bench import bench_elsewhere
 
-    here = partial(run_bench, cold=cold)
-    measure = partial(bench_elsewhere, on, notice=console.notice, threads=threads) if on else here
+    there = partial(bench_elsewhere, on, notice=console.notice, threads=threads)
+    measure = partial(there if on else run_bench, cold=cold)
     with console.progress(f"measuring {len(plans)} cells", total=None) as advance:
         return measure(plans, method, command=command, progress=advance)
 

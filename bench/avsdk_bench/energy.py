@@ -10,11 +10,12 @@ import contextlib
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from avsdk import nvidia
 from avsdk.errors import NotAvailable
 
 IDLE_S = 1.0
@@ -224,6 +225,11 @@ class Nvml:
             raise NotAvailable(f"NVIDIA's management library has no {function}: the driver is too old") from error
         if code != 0:
             raise NotAvailable(f"NVIDIA's management library refused {function}: code {code}")
+
+
+def counts_gpu(devices: Collection[str]) -> bool:
+    """Whether the GPU's counter is meant for what executed on these devices, and not the processor's."""
+    return set(devices) != {"cpu"} and bool(nvidia.local_gpus())
 
 
 def find_meter(*, gpu: bool, root: Path = Path("/")) -> Meter:

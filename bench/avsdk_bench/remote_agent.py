@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from avsdk import __version__, host, plugins
-from avsdk.errors import AvsdkError, Refused, UsageError
+from avsdk.errors import AvsdkError, NotAvailable, Refused, UsageError
 from avsdk.files import copy_file, safe_join
 from avsdk.schema import encode
 from avsdk.session import session_class
 from avsdk.worker import Worker
-from avsdk_bench import cell, noise
+from avsdk_bench import cell, memory, noise
 from avsdk_bench.calibration import Calibration
+from avsdk_bench.cold_start import cold_starts
+from avsdk_bench.energy import Account, Meters, counts_gpu, unavailable
 from avsdk_bench.facts import machine, runtime_facts
 
 PROTOCOL = 1
@@ -46,6 +48,8 @@ class Agent:
         self._cells: dict[str, Worker] = {}
         self._engines: dict[str, str] = {}
         self._pids: dict[str, list[int]] = {}
+        self._meters = Meters()
+        self._accounts: dict[str, Account] = {}
         self._calibration: Calibration | None = None
         self._before: noise.Snapshot | None = None
         self.over = False
@@ -75,15 +79,42 @@ class Agent:
 
     def open(self, key: str, kind: str, engine: str, threads: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Start a cell's process, load what it measures, and tell its cold start."""
-        limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        spawned = time.perf_counter_ns()
-        worker = Worker(f"cell {key}", timeout_s=_TURN_S, env=limits)
-        self._cells[key], self._engines[key] = worker, engine
-        worker.call(plugins.lend, entries=plugins.offered("engines", "predictors"))
-        worker.open(_FACTORIES[kind], timeout_s=_OPEN_S, spawned_ns=spawned, **arguments)
-        facts: dict[str, Any] = worker.ask("opened")
+        worker, facts = _started(key, kind, threads, arguments, {}, lambda worker: self._cells.update({key: worker}))
+        self._engines[key] = engine
         self._pids[key] = [int(pid) for pid in worker.ask("pids")]
         return facts
+
+    def cold_starts(self, key: str, kind: str, threads: int, arguments: Mapping[str, Any]) -> Any:
+        """The times of two starts in processes of their own, with caches cold and then warm."""
+
+        def start(env: Mapping[str, str]) -> Mapping[str, float]:
+            with contextlib.ExitStack() as stack:
+                facts = _started(key, kind, threads, arguments, env, lambda worker: stack.callback(worker.close))[1]
+            return {"total_ms": facts["cold_start_ms"], **facts["phases"]}
+
+        return cold_starts(Path(str(arguments["bundle"])), start)
+
+    def meter(self, key: str, devices: list[str]) -> dict[str, Any]:
+        """Count the energy of a cell's turns from now on; why that cannot be, where nothing counts it."""
+        try:
+            self._accounts[key] = self._meters.account(gpu=counts_gpu(devices))
+        except NotAvailable as error:
+            return unavailable(error.failed)
+        return {}
+
+    def energy(self, key: str) -> dict[str, Any]:
+        """What the turns of a metered cell took."""
+        return self._accounts[key].facts()
+
+    def resident(self, key: str) -> float | None:
+        """The resident memory of a cell's processes in MB, read from outside."""
+        return memory.resident_mb(self._pids.get(key, ()))
+
+    def turn(self, key: str, items: int, arguments: Mapping[str, Any]) -> Any:
+        """A cell's turn of so many items, charged to its meter."""
+        account = self._accounts.get(key)
+        with account.turn(items) if account else contextlib.nullcontext():
+            return self.ask(key, "turn", arguments)
 
     def ask(self, key: str, what: str, arguments: Mapping[str, Any]) -> Any:
         """What a cell does or tells: a method of ``CellWorker``; an array of ns travels as a list."""
@@ -137,6 +168,22 @@ class Agent:
         if self._calibration is not None:
             self._calibration.close()
             self._calibration = None
+        self._meters.close()
+
+
+def _started(
+    key: str, kind: str, threads: int, arguments: Mapping[str, Any], env: Mapping[str, str],
+    own: Callable[[Worker], object],
+) -> tuple[Worker, dict[str, Any]]:  # fmt: skip
+    """A cell's process that has loaded what it measures, and its cold start; ``own`` takes it before it can fail."""
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    spawned = time.perf_counter_ns()
+    worker = Worker(f"cell {key}", timeout_s=_TURN_S, env={**limits, **env})
+    own(worker)
+    worker.call(plugins.lend, entries=plugins.offered("engines", "predictors"))
+    worker.open(_FACTORIES[kind], timeout_s=_OPEN_S, spawned_ns=spawned, **arguments)
+    facts: dict[str, Any] = worker.ask("opened")
+    return worker, facts
 
 
 def answer(agent: Agent, line: bytes) -> dict[str, Any]:

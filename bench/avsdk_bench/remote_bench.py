@@ -31,6 +31,7 @@ from avsdk_bench.remote import Remote
 from avsdk_bench.remote_agent import ARRAY
 from avsdk_bench.remote_link import Link, link_from
 from avsdk_bench.report import Observed, Report, Row, comparisons_from, method_from, row_from
+from avsdk_bench.scenario import OFFLINE
 from avsdk_bench.subjects import measured_here
 
 Notice = Callable[[str], None]
@@ -52,6 +53,10 @@ class RemoteWorker:
         """The one function that a cell's process is asked for beside what it holds."""
         del function, arguments
         return self._remote.request("runtime", key=self._key)
+
+    def turn(self, items: int, arguments: Mapping[str, Any]) -> Any:
+        """One turn of the cell, in which so many items are answered."""
+        return self._numbers(self._remote.request("turn", key=self._key, items=items, arguments=arguments))
 
     def close(self) -> None:
         """End the process."""
@@ -85,17 +90,52 @@ class RemoteCell(Cell):
                 f"{plan.engine}:{_device_of(plan)} cannot run on {self._remote.name}: {state['reason']}",
                 fix=f"there: {state['fix']}" if state["fix"] else "",
             )
-        arguments = {**plan.arguments, "bundle": self._remote.bundle(bundle)}
+        asked = self._asked(self._remote.bundle(bundle))
         self._worker = RemoteWorker(self._remote, self._key)
-        facts = self._remote.request(
-            "open", key=self._key, kind="pipeline" if plan.graph == PIPELINE else "graph", engine=plan.engine,
-            threads=plan.threads, arguments=arguments,
-        )  # fmt: skip
+        facts = self._remote.request("open", engine=plan.engine, **asked)
         return ColdStartFacts(float(facts["cold_start_ms"]), dict(facts["phases"]), str(facts["input"]))
+
+    def cold_starts(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Two starts there, with caches cold and warm; the bundle is there from ``open``."""
+        asked = self._asked(self._remote.bundle(open_bundle(Path(self.plan.arguments["bundle"]))))
+        found = self._remote.request("cold_starts", **asked)
+        if found is None:
+            return None
+        return {str(caches): {str(name): float(ms) for name, ms in times.items()} for caches, times in found.items()}
+
+    def meter(self, devices: Sequence[str]) -> Mapping[str, Any]:
+        """Have the turns' energy counted there; the reason where nothing counts it."""
+        found: Mapping[str, Any] = self._remote.request("meter", key=self._key, devices=list(devices))
+        return found
+
+    def energy(self) -> Mapping[str, Any]:
+        """What the turns took."""
+        found: Mapping[str, Any] = self._remote.request("energy", key=self._key)
+        return found
 
     def run(self, n: int, lead_in: int = 0) -> NDArray[np.int64]:
         """``n`` durations in ns, by that machine's clock."""
-        samples = super().run(n, lead_in)
+        return self._whole(super().run(n, lead_in), n)
+
+    def turn(self, n: int, lead_in: int, seed: int) -> NDArray[np.int64]:
+        """``n`` samples of the scenario in ns, by that machine's clock."""
+        items = (n * int(self.load.get("runs_per_query", 1)) + lead_in) * self.plan.items
+        arguments = {"load": dict(self.load), "n": n, "lead_in": lead_in, "seed": seed}
+        assert isinstance(self._worker, RemoteWorker)
+        return self._whole(self._worker.turn(items, arguments), 1 if self.load["scenario"] == OFFLINE else n)
+
+    def resident_mb(self) -> float | None:
+        """The resident memory of the cell's processes, read from outside."""
+        found = self._remote.request("resident", key=self._key)
+        return float(found) if isinstance(found, (int, float)) else None
+
+    def _asked(self, bundle: str) -> dict[str, Any]:
+        plan = self.plan
+        kind = "pipeline" if plan.graph == PIPELINE else "graph"
+        arguments = {**plan.arguments, "bundle": bundle}
+        return {"key": self._key, "kind": kind, "threads": plan.threads, "arguments": arguments}
+
+    def _whole(self, samples: NDArray[np.int64], n: int) -> NDArray[np.int64]:
         if not isinstance(samples, np.ndarray) or len(samples) != n:
             raise Refused(f"{self._remote.name} answered {str(samples)[:80]} for {n} durations", expected="times in ns")
         return samples
@@ -115,6 +155,7 @@ def bench_elsewhere(
     notice: Notice = lambda text: None,
     progress: Callable[[int], None] = lambda count: None,
     threads: int | None = None,
+    cold: bool = False,
 ) -> Outcome:
     """Measure the plans on every machine, all at once, and return one report with the errors by row.
 
@@ -130,7 +171,7 @@ def bench_elsewhere(
         try:
             with Remote(link, notice=notice) as remote:
                 remote.start()
-                found[link.name] = _bench_on(remote, plans, settings, command, progress, threads)
+                found[link.name] = _bench_on(remote, plans, settings, command, progress, threads, cold)
         except AvsdkError as error:
             found[link.name] = _nothing(link.name, plans, error, command)
         except (ArithmeticError, KeyError, LookupError, TypeError, ValueError) as error:  # its answers make no sense
@@ -164,7 +205,7 @@ def merged(parts: Sequence[tuple[str, Report, dict[int, AvsdkError]]]) -> Outcom
 
 def _bench_on(
     remote: Remote, plans: Sequence[CellPlan], settings: rounds.Settings, command: str,
-    progress: Callable[[int], None], threads: int | None,
+    progress: Callable[[int], None], threads: int | None, cold: bool,
 ) -> Outcome:  # fmt: skip
     started = time.monotonic()
     probed = remote.request("probe")
@@ -173,7 +214,7 @@ def _bench_on(
     plans = [_there(plan, there, state, remote.name, threads or int(probed["threads"])) for plan in plans]
     observed = [Observed() for _ in plans]
     remote.request("quiet")
-    cells = _opened(remote, plans, observed)
+    cells = _opened(remote, plans, observed, cold)
     switches = {key: cell.involuntary_switches() for key, cell in cells.items()}
     most = max((plan.threads for plan in plans), default=1)
 
@@ -206,13 +247,17 @@ def _bench_on(
     return checked, {**failed, **measurement.failures}
 
 
-def _opened(remote: Remote, plans: Sequence[CellPlan], observed: Sequence[Observed]) -> dict[int, RemoteCell]:
+def _opened(
+    remote: Remote, plans: Sequence[CellPlan], observed: Sequence[Observed], cold: bool
+) -> dict[int, RemoteCell]:
     cells = {}
     for key, plan in enumerate(plans):
         cell = RemoteCell(remote, key, plan)
         try:
             observed[key].cold = cell.open()
-            observed[key].execution = cell.execution()
+            observed[key].starts = cell.cold_starts() if cold else None
+            observed[key].execution = execution = cell.execution()
+            observed[key].energy = cell.meter(sorted({str(facts["device"]) for facts in execution.values()})) or None
             cells[key] = cell
         except AvsdkError as error:
             observed[key].failure = error
@@ -222,6 +267,8 @@ def _opened(remote: Remote, plans: Sequence[CellPlan], observed: Sequence[Observ
 
 def _finish(cell: RemoteCell, observed: Observed, switches_before: int | None) -> None:
     try:
+        observed.load = cell.load
+        observed.energy = observed.energy or cell.energy()
         observed.memory = cell.memory()
         observed.runtime = cell.runtime()
         observed.stages = cell.stages()

@@ -2,7 +2,7 @@
 
 | words              | does                                                                                       |
 |--------------------|--------------------------------------------------------------------------------------------|
-| look HASHES        | tells the Python's version, and which of the hashes (JSON) are not in the store             |
+| look HASHES        | tells the Python's version, which hashes (JSON) are not in the store; drops what is old     |
 | place FILE HASH    | moves a file that was sent into the store, if its content has that hash                     |
 | start HASH         | makes a clean folder, unpacks the runtime into it, starts its agent, tells the folder       |
 | attach FOLDER      | joins standard input and output with the agent of that folder                               |
@@ -24,6 +24,7 @@ import zipfile
 from pathlib import Path
 
 STARTED_S = 30.0
+KEPT_S = 30 * 24 * 3600.0
 AGENT = "import sys; sys.path.insert(0, sys.argv[1]); from avsdk_bench import remote_agent as a; a.serve(*sys.argv[2:])"
 
 
@@ -56,9 +57,23 @@ def hash_of(path: Path) -> str:
 def look(hashes: str) -> "dict[str, object]":
     """What is here, and what is missing; a file of the store that was damaged is missing."""
     folder = store()
-    missing = [name for name in json.loads(hashes) if hash_of(folder / name) != name]
+    wanted = json.loads(hashes)
+    missing = [name for name in wanted if hash_of(folder / name) != name]
+    for name in set(wanted) - set(missing):
+        os.utime(str(folder / name))  # used again, so that it is kept
+    prune(folder, time.time() - KEPT_S)
     free_mb = shutil.disk_usage(str(folder)).free >> 20
     return {"python": list(sys.version_info[:3]), "folder": str(folder), "missing": missing, "free_mb": free_mb}
+
+
+def prune(folder: Path, before: float) -> None:
+    """Delete what no bench has used since then, and what was left of transfers that broke off."""
+    for path in folder.iterdir():
+        try:
+            if path.is_file() and path.stat().st_mtime < before:
+                path.unlink()
+        except OSError:  # another bench was faster
+            continue
 
 
 def place(sent: str, name: str) -> "dict[str, object]":

@@ -13,11 +13,12 @@ from tests.bench.made_up import made_up_report, made_up_row
 from typer.testing import CliRunner
 
 from avsdk.errors import NotMet, Refused, UsageError
-from avsdk_bench import baseline
+from avsdk_bench import baseline, statistics
 from avsdk_bench.cli import app
 from avsdk_bench.plan import plans_for
 from avsdk_bench.reading import read_report
 from avsdk_bench.report import Report, Row
+from avsdk_bench.scenario import Load
 
 
 def judged(old: Row, new: Row, *limits: str) -> list[Any]:
@@ -122,6 +123,25 @@ def test_unlike_cells_are_refused_with_what_differs(make_bundle) -> None:  # typ
     with pytest.raises(UsageError, match="threads was 1, is 2"):
         baseline.require_pairs(plans[:1], made_up_report(like))
     baseline.require_pairs(plans[:1], made_up_report(replace(like, threads=2)))
+
+
+def test_a_cell_of_another_scenario_is_another_cell(make_bundle) -> None:  # type: ignore[no-untyped-def]
+    from avsdk.bundle import open_bundle
+
+    plan = plans_for(open_bundle(make_bundle("a", engine="onnxruntime")), [{"height": 16, "width": 20}], 1)[0]
+    offline = replace(plan, load=Load("offline"))
+    single = made_up_report(made_up_row(engine="onnxruntime", threads=1))
+    with pytest.raises(UsageError, match="scenario was single-stream, is offline"):
+        baseline.require_pairs([offline], single)
+    baseline.require_pairs([offline], made_up_report(replace(single.rows[0], scenario="offline")))
+
+
+def test_two_runs_are_never_held_to_be_more_alike_than_two_processes_are() -> None:
+    """Rounds without any spread: what is left is what processes of one program differ by."""
+    still = [np.full(8, 10.0), np.full(8, 10.0)]
+    found = baseline._change_of(still, np.median, 2)
+    assert not isinstance(found, str)
+    assert (found.low, found.high) == pytest.approx((-statistics.PLACEMENT, statistics.PLACEMENT))
 
 
 def test_what_was_not_measured_now_is_replayed_and_never_called_measured() -> None:

@@ -12,8 +12,7 @@ from avsdk.errors import ToolchainCrashed
 from avsdk.files import cache_home
 from avsdk.opening import compiling, watched
 from avsdk_bench import cell
-from avsdk_bench.bench import run_bench
-from avsdk_bench.cold_start import cold_starts
+from avsdk_bench.bench import cold_starts_of, run_bench
 from avsdk_bench.plan import plans_for
 from avsdk_bench.rounds import Settings
 
@@ -37,7 +36,7 @@ def open_failing(spawned_ns: int, **arguments: object) -> object:
 
 def test_caches_are_empty_first_and_then_what_the_first_start_left(make_bundle) -> None:  # type: ignore[no-untyped-def]
     plan = replace(plans_for(open_bundle(make_bundle("a")), [], 1)[0], factory=open_caching)
-    found = cold_starts(plan)
+    found = cold_starts_of(plan)
     assert found is not None
     assert [found[caches]["found_ms"] for caches in ("cold", "warm")] == [0.0, 1.0]
     assert not (cache_home() / "kept").exists()  # the user's own caches were not used
@@ -48,7 +47,7 @@ def test_caches_are_empty_first_and_then_what_the_first_start_left(make_bundle) 
 
 def test_a_cell_that_cannot_start_has_none(make_bundle) -> None:  # type: ignore[no-untyped-def]
     plan = plans_for(open_bundle(make_bundle("a")), [], 1)[0]
-    assert cold_starts(replace(plan, factory=open_failing)) is None
+    assert cold_starts_of(replace(plan, factory=open_failing)) is None
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

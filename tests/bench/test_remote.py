@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from avsdk.bundle import open_bundle
 from avsdk.errors import NotAvailable, Refused, UsageError
 from avsdk_bench import remote, remote_agent, remote_boot
 from avsdk_bench.cli import app
+from avsdk_bench.energy import Meters
 from avsdk_bench.plan import CellPlan, plans_for
 from avsdk_bench.remote import Remote, packed_runtime
 from avsdk_bench.remote_bench import bench_elsewhere
 from avsdk_bench.remote_link import AdbLink, LinkLost, SshLink, link_from
 from avsdk_bench.rounds import Settings
+from avsdk_bench.scenario import Load
 
 pytestmark = pytest.mark.network  # an OpenSSH server lets nobody in where this user is root in a namespace only
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -80,6 +83,37 @@ def test_a_bench_runs_there_and_only_json_comes_back(make_bundle, ssh: OpenSsh, 
     assert set(open_bundle(tmp_path / "a").manifest.files.values()) <= stored
 
 
+@pytest.mark.parametrize("scenario", ["multi-stream", "offline", "server", "real-time", "soak"])
+def test_every_scenario_is_served_there_as_it_is_here(make_bundle, ssh: OpenSsh, scenario: str) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("onnxruntime")
+    load = Load(scenario, minutes=0.02)
+    plan = replace(planned(make_bundle("a"))[0], load=load, natural_period_ms=20.0)
+    method = replace(load.method(budget_s=1.0, rounds=5, seed=0), window_s=0.01)
+    report, errors = bench_elsewhere([ssh.address_for(sys.executable)], [plan], method)
+    assert not errors
+    row = report.rows[0]
+    assert (row.status, row.scenario, row.load["scenario"]) == ("measured", scenario, scenario)
+    assert row.n == sum(map(len, row.samples_ms))
+    assert row.throughput_per_s and row.throughput_per_s > 0
+    keys = {"server": "qps", "real-time": "miss_rate", "soak": "rss_mb_per_h"}
+    assert keys.get(scenario) in (None, *row.outcome)
+    if scenario == "soak":
+        assert row.outcome["rss_mb_per_h"] is not None, "the memory of the cell there is read"
+
+
+def test_cold_starts_and_energy_come_from_there(make_bundle, ssh: OpenSsh) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("onnxruntime")
+    report, errors = bench_elsewhere([ssh.address_for(sys.executable)], planned(make_bundle("a")), SHORT, cold=True)
+    assert not errors
+    row = report.rows[0]
+    assert row.cold_starts is not None
+    assert list(row.cold_starts) == ["cold", "warm"]
+    assert all(times["total_ms"] > times["spawn_ms"] > 0 for times in row.cold_starts.values())
+    assert row.energy is not None
+    assert row.energy.get("unavailable") or row.energy["joules_per_item"] > 0
+    assert ssh.jobs() == []
+
+
 def test_only_what_is_missing_is_sent_and_what_was_damaged_is_sent_again(  # type: ignore[no-untyped-def]
     make_bundle, ssh: OpenSsh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +144,20 @@ def test_only_what_is_missing_is_sent_and_what_was_damaged_is_sent_again(  # typ
         machine.bundle(bundle)
     assert sent == [digest[:16]]
     assert not list(store.glob("sent-*"))
+
+
+def test_the_store_keeps_what_is_used_and_drops_what_is_a_month_old(  # type: ignore[no-untyped-def]
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = remote_boot.store()
+    names = {text: sha256(text.encode()).hexdigest() for text in ("used", "old", "new")}
+    for text, name in names.items():
+        (folder / name).write_text(text)
+        age = 0.0 if text == "new" else remote_boot.KEPT_S + 60
+        os.utime(folder / name, (time.time() - age,) * 2)
+    assert remote_boot.look(json.dumps([names["used"]]))["missing"] == []
+    assert {path.read_text() for path in folder.iterdir()} == {"used", "new"}
 
 
 def test_a_lost_link_is_made_again_and_a_request_runs_once(ssh: OpenSsh) -> None:
@@ -330,9 +378,41 @@ def test_the_agent_answers_nonsense_with_an_error(tmp_path: Path, line: bytes, t
     assert text in json.dumps(remote_agent.answer(Scripted(tmp_path), line))
 
 
+def test_the_agent_charges_turns_to_the_meter_that_is_there(tmp_path: Path) -> None:
+    """A meter that counts 2 J in every turn; the machine of the test may have none."""
+
+    class TwoJoules:
+        method, scope, total = "invented", "all of it", 0.0
+
+        def joules(self) -> float:
+            return self.total
+
+        def close(self) -> None:
+            pass
+
+    class Worked:
+        def ask(self, what: str, **arguments: Any) -> Any:
+            meter.total += 2.0
+            return [5] * int(arguments["n"])
+
+    meter, agent = TwoJoules(), Scripted(tmp_path)
+    agent._meters = Meters(lambda gpu: meter)
+    agent._cells["0"] = Worked()  # type: ignore[assignment]
+    assert agent.meter("0", ["cpu"]) == {}
+    for _ in range(3):
+        agent.turn("0", 4, {"load": {}, "n": 4, "lead_in": 0, "seed": 0})
+    facts = agent.energy("0")
+    assert facts["method"] == "invented"
+    assert facts["joules_per_item"] == pytest.approx(6.0 / 12)
+
+
 def times(made: Callable[[int], list[Any]]) -> Callable[..., Any]:
     """An agent's answer to ``ask``: these durations for a run, nothing for the rest."""
-    return lambda key, what, arguments: {"$array": made(arguments["n"])} if what == "run" else None
+
+    def ask(key: str, what: str, arguments: dict[str, Any]) -> Any:
+        return {"$array": made(arguments["n"])} if what == "run" else {}
+
+    return ask
 
 
 class Lying(Remote):
@@ -359,6 +439,8 @@ class Lying(Remote):
         {"ask": times(lambda n: ["1"] * n)},
         {"ask": times(lambda n: [-5] * n)},
         {"ask": times(lambda n: [10**30] * n)},
+        {"turn": {"$array": [1000]}},
+        {"meter": {}, "energy": None, "turn": {"$array": 7}},
         {"open": {"cold_start_ms": "nan?", "phases": {}, "input": ""}},
         {"ask": lambda **given: {"net": {"device": "cpu"}}},
     ],
@@ -370,7 +452,8 @@ def test_a_machine_that_lies_gives_no_numbers(make_bundle, monkeypatch, answers:
     honest: dict[str, Any] = {
         "probe": {"host": encode(probe()), "machine": {"kernel": "x"}, "threads": 1}, "doctor": {"ok": True},
         "open": {"cold_start_ms": 1.0, "phases": {}, "input": ""}, "bundle": "/x", "calibrate": 1.0,
-        "ask": times(lambda n: [1000] * n),
+        "ask": times(lambda n: [1000] * n), "meter": {"unavailable": "nothing counts"},
+        "turn": lambda key, items, arguments: {"$array": [1000] * arguments["n"]},
     }  # fmt: skip
     monkeypatch.setattr(
         "avsdk_bench.remote_bench.Remote", lambda link, notice: Lying(**({**honest, **answers} if answers else {}))
