@@ -17,6 +17,7 @@ import numpy as np
 
 from avsdk.console import printable
 from avsdk_bench.chart import duration_text
+from avsdk_bench.printing import printed_number
 from avsdk_bench.report import Row
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def shares(rows: Sequence[tuple[int, Row, Mapping[str, float]]], title: str, uni
         handlelength=1.0, columnspacing=1.2, labelcolor=_INK,
     )  # fmt: skip
     texts = "; ".join(
-        f"#{number} " + ", ".join(f"{name} {value:.3g}" for name, value in parts.items()) for number, _, parts in rows
+        f"#{number} " + ", ".join(f"{name} {printed_number(value)}" for name, value in parts.items())
+        for number, _, parts in rows
     )
     return Picture(title, f"In {unit}: {texts}.", _svg(figure, key))
 

@@ -122,6 +122,13 @@ def test_without_a_bound_the_page_says_so() -> None:
     assert "No row of this report knows the bound" in page_from(made_up_report())
 
 
+def test_long_times_are_written_out() -> None:
+    slow = made_up_row(cold_start={"spawn_ms": 265.4, "first_output_ms": 1124.6}, cold_start_ms=1390.0)
+    text = page_from(made_up_report(slow))
+    assert re.search(r"first.output 1125", text)
+    assert not re.search(r"\de\+0\d", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+
+
 def test_another_ending_is_refused() -> None:
     with pytest.raises(UsageError, match=r"ends in '\.pdf'"):
         check_page(Path("r.pdf"))
