@@ -82,6 +82,8 @@ def pairs_of(cells: Sequence[CellPlan | Row], baseline: Report) -> dict[int, int
     """Place of each cell -> place of the baseline's row of the same work; the same cell twice takes the next one."""
     found: dict[int, int] = {}
     for place, item in enumerate(cells):
+        if isinstance(item, Row) and item.status == "predicted":
+            continue
         same = [
             other
             for other, row in enumerate(baseline.rows)
@@ -165,7 +167,10 @@ def with_replayed(report: Report, baseline: Report, name: str) -> Report:
     }
     places: dict[int, int] = {}
     rows = list(report.rows)
+    predicted_now = {_key(row) for row in report.rows if row.status == "predicted"}
     for place, row in enumerate(baseline.rows):
+        if row.status == "predicted" and _key(row) in predicted_now:
+            continue
         if place not in known and row.status != "unavailable":
             places[place] = len(rows)
             status: Status = "predicted" if row.status == "predicted" else "replayed"

@@ -16,6 +16,7 @@ from avsdk_bench.cold_start import cold_starts
 from avsdk_bench.energy import Meters, counts_gpu, unavailable
 from avsdk_bench.facts import machine
 from avsdk_bench.plan import Cell, CellPlan
+from avsdk_bench.predicted_rows import with_rooflines
 from avsdk_bench.report import Observed, Report, comparisons_from, method_from, row_from
 
 
@@ -47,6 +48,7 @@ def run_bench(
         threads = max((plan.threads for plan in plans), default=1)
         calibration = stack.enter_context(contextlib.closing(Calibration(threads)))
         switches = {place: cell.involuntary_switches() for place, cell in cells.items()}
+        rates = calibration.rates() if cells else None
         began = time.monotonic()
         measurement = rounds.measure(cells, settings, calibration, started=started, progress=progress)
         measured_s = time.monotonic() - began
@@ -55,10 +57,11 @@ def run_bench(
                 _finish(cell, observed[place], switches[place])
     errors = {place: item.failure for place, item in enumerate(observed) if item.failure is not None}
     errors |= measurement.failures
+    rows = tuple(row_from(plan, observed[place], measurement, place) for place, plan in enumerate(plans))
     report = Report(
         host=host.probe(),
         machine=machine(),
-        rows=tuple(row_from(plan, observed[place], measurement, place) for place, plan in enumerate(plans)),
+        rows=with_rooflines(rows, plans, rates) if rates is not None else rows,
         comparisons=comparisons_from(plans, measurement),
         noise=_noise(before, measurement, observed, measured_s),
         method=method_from(measurement, settings.budget_s),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from avsdk_bench.report import Report
     from avsdk_bench.rounds import Settings
     from avsdk_bench.scenario import Load
-    from avsdk_bench.subjects import Request
+    from avsdk_bench.subjects import Request, Subject
 
 app = typer.Typer(help="Measure bundles.")
 
@@ -126,12 +126,14 @@ def bench(
 ) -> None:
     """Measure latency, cold start, memory and size of bundles: one process per cell, in interleaved rounds.
 
-    A MODEL is built for each --target first; what is built stays in the cache.
+    A MODEL is built for each --target first; what is built stays in the cache. For a device that is not here a row is
+    predicted, with an interval, and marked so.
     """
     from avsdk_bench.follow_up import FollowUp
     from avsdk_bench.plan import sizes_from_text
+    from avsdk_bench.predicted_rows import predicted_rows
     from avsdk_bench.scenario import load_from
-    from avsdk_bench.subjects import Request
+    from avsdk_bench.subjects import Request, subjects_of
 
     load, others = load_from(scenario.value, loop.value, console.settings_from(settings))
     method = load.method(budget_s=budget_s, rounds=rounds, seed=seed)
@@ -142,12 +144,16 @@ def bench(
     axes = [sizes_from_text(text) for text in axis or []]
     if not models and baseline is None:
         raise UsageError("bench got nothing to measure", expected="a BUNDLE or MODEL, or --baseline to show again")
-    request = Request(models or [], target, precision, axes, others)
-    plans = [replace(plan, load=load) for plan in _plans(request, threads, seed)]
+    request = Request(models or [], target, precision, axes, others, here=not on)
+    subjects = subjects_of(request, console.notice)
+    plans = [replace(plan, load=load) for plan in _plans(subjects, threads, seed)]
+    predictions = predicted_rows([item for item in subjects if item.elsewhere], request, console.notice)
     follow_up.check(plans)
     more = follow_up.words() + ["--cold-start"] * cold_start
     command = _command(request, axis or [], plans[0].threads if plans else 1, method, load, more)
     report, errors = _measured(plans, method, command, follow_up.on, threads, cold=cold_start)
+    errors |= {len(report.rows) + place: error for place, error in predictions[1].items()}
+    report = replace(report, rows=(*report.rows, *predictions[0]))
     report = follow_up.completed(report, plans)
     follow_up.write(report)
     _conclude(report, errors, as_json=as_json)
@@ -187,14 +193,15 @@ def _conclude(report: Report, errors: dict[int, AvsdkError], *, as_json: bool) -
     console.next_step(_next_step(report))
 
 
-def _plans(request: Request, threads: int | None, seed: int) -> list[CellPlan]:
+def _plans(subjects: list[Subject], threads: int | None, seed: int) -> list[CellPlan]:
     from avsdk import host
     from avsdk_bench.plan import absent_plan, plans_for
-    from avsdk_bench.subjects import subjects_of
 
     count = threads or host.default_threads()
     plans: list[CellPlan] = []
-    for subject in subjects_of(request, console.notice):
+    for subject in subjects:
+        if subject.elsewhere is not None:
+            continue
         if subject.bundle is None:
             plans.append(absent_plan(subject, count))
         else:
@@ -222,7 +229,7 @@ def _exit_code(report: Report, errors: dict[int, AvsdkError]) -> int:
     """The first failure's code. A device that is merely not here is no failure as long as something was measured."""
     from avsdk.errors import NotAvailable
 
-    measured = any(row.status == "measured" for row in report.rows)
+    measured = any(row.status in ("measured", "predicted") for row in report.rows)
     failures = [error for error in errors.values() if not (measured and type(error) is NotAvailable)]
     return failures[0].exit_code if failures else 0
 
@@ -233,9 +240,20 @@ def _next_step(report: Report) -> str:
 
     measured = sorted((row for row in report.rows if row.status == "measured"), key=lambda row: row.p50_ms or 0.0)
     if not measured:
-        return "avsdk bench BUNDLE"
+        return _step_after_predictions(report)
     shipped = next((row for row in measured if is_bundle(Path(row.bundle))), None)
     if shipped is not None:
         return shlex.join(["avsdk", "run", shipped.bundle]) + " INPUT --out OUTPUT"
     fastest = next((row.target for row in measured if not row.settings), "openvino:cpu")
     return shlex.join(["avsdk", "export", measured[0].bundle, "--target", fastest])
+
+
+def _step_after_predictions(report: Report) -> str:
+    """Build for the device that is predicted to be the fastest, of those that something can be built for."""
+    from avsdk.bundle import is_bundle
+
+    rows = [row for row in report.rows if row.status == "predicted" and row.engine]
+    if not rows or is_bundle(Path(rows[0].bundle)):
+        return "avsdk bench BUNDLE"
+    fastest = min(rows, key=lambda row: row.p50_ms or 0.0)
+    return shlex.join(["avsdk", "export", fastest.bundle, "--target", fastest.target])

@@ -108,11 +108,16 @@ def graph_facts(bundle: Bundle, graph: str) -> tuple[GraphFacts, ...]:
     names = [name for name in manifest.model if graph in (PIPELINE, name)]
     found = []
     for name in names:
-        facts = check_onnx(bundle.file(manifest.model[name]))
-        digest, opset = manifest.files[manifest.model[name]], facts.opsets.get("", 0)
-        operators = dict(sorted(facts.ops.items(), key=lambda item: (-item[1], item[0])))
-        found.append(GraphFacts(name, digest, opset, facts.ir, operators, round(facts.size / 1e6, 3)))
+        file = manifest.model[name]
+        found.append(facts_of_graph(name, bundle.file(file), manifest.files[file]))
     return tuple(found)
+
+
+def facts_of_graph(name: str, onnx: Path, sha256: str) -> GraphFacts:
+    """One ONNX file. Raises ``ModelRefused`` for a damaged or hostile one."""
+    facts = check_onnx(onnx)
+    operators = dict(sorted(facts.ops.items(), key=lambda item: (-item[1], item[0])))
+    return GraphFacts(name, sha256, facts.opsets.get("", 0), facts.ir, operators, round(facts.size / 1e6, 3))
 
 
 def accuracy_of(bundle: Bundle, graph: str) -> Accuracy:

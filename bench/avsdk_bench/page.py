@@ -22,7 +22,7 @@ from avsdk_bench import plots
 from avsdk_bench.page_facts import Card, cards_of
 from avsdk_bench.plan import sizes_text
 from avsdk_bench.plots import Picture
-from avsdk_bench.printing import comparison_lines, printed_number, state_of
+from avsdk_bench.printing import comparison_lines, other_level, printed_number, state_of
 from avsdk_bench.report import Report, Row
 
 _FOLDER = Path(__file__).with_name("html")
@@ -187,7 +187,7 @@ def _without_unit(parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _shown(number: int, row: Row) -> ShownRow:
-    interval = "{:.4g} .. {:.4g}".format(*row.p50_ci_ms) if row.p50_ci_ms else ""
+    interval = "{:.4g} .. {:.4g}".format(*row.p50_ci_ms) + other_level(row) if row.p50_ci_ms else ""
     width = (row.p50_ci_ms[1] - row.p50_ci_ms[0]) / row.p50_ms if row.p50_ci_ms and row.p50_ms else None
     texts = {
         "bundle": Path(row.bundle).name, "graph": row.graph, "size": sizes_text(row.shapes),
@@ -201,6 +201,7 @@ def _shown(number: int, row: Row) -> ShownRow:
             cells.append(Shown(texts[column.key], texts[column.key]))
             continue
         value = numbers[column.key] if column.key in numbers else getattr(row, column.key)
+        value = None if column.key == "threads" and not value else value
         text = interval if column.key == "interval" else printed_number(value) or ""
         cells.append(Shown(text or "–", "" if value is None else repr(float(value))))
     return ShownRow(row.status, tuple(cells))
@@ -212,6 +213,8 @@ def _commands(report: Report) -> list[tuple[str, str]]:
     for row in dict.fromkeys((row.bundle, row.threads, tuple(row.shapes.items())) for row in report.rows):
         bundle, threads, shapes = row
         axes = ["--axis", ",".join(f"{axis}={size}" for axis, size in shapes)] if shapes else []
+        if not threads:  # a prediction, which the whole command repeats
+            continue
         words = ["avsdk", "bench", bundle, *axes, "--threads", str(threads)]
         found.append((f"{Path(bundle).name} {sizes_text(dict(shapes))} alone".replace("  ", " "), shlex.join(words)))
     return found

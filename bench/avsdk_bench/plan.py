@@ -225,7 +225,7 @@ def plans_for(
     """
     subject = Subject(name or str(bundle.path), bundle, settings or {})
     graphs = bundle.manifest.spec.graphs
-    _check_axes(graphs, axes)
+    check_axes(graphs, axes)
     plans = []
     for graph in graphs:
         for sizes in _cell_sizes(bundle, graph, axes):
@@ -328,7 +328,8 @@ def _artifact(artifacts: Sequence[Artifact], graph: str, sizes: Sizes) -> Artifa
     return next(iter(fitting + of_graph), None)
 
 
-def _check_axes(graphs: Sequence[GraphSpec], axes: Sequence[Sizes]) -> None:
+def check_axes(graphs: Sequence[GraphSpec], axes: Sequence[Sizes]) -> None:
+    """Raise ``UnknownName`` for an axis that no graph has."""
     known = {axis for graph in graphs for axis in graph.axes}
     for sizes in axes:
         if unknown := sorted(set(sizes) - known):

@@ -87,8 +87,10 @@ def pareto(rows: Sequence[tuple[int, Row]], title: str) -> Picture | None:
         axes.set_xlabel("median latency, ms")
     missing = len(known) - len(drawn[0][1]) if drawn[0][2] < 0 else len(known)
     said = f" {missing} without a known accuracy are left out." if missing else ""
-    caption = f"Numbers are those of the table; the line joins the rows that none beats in both.{said}"
-    return Picture(f"Latency against accuracy and size, {title}", caption, _svg(figure, f"p{known[0][0]}"))
+    caption = (
+        "Numbers are those of the table; the line joins the rows that none beats in both. Hollow: not measured now."
+    )
+    return Picture(f"Latency against accuracy and size, {title}", caption + said, _svg(figure, f"p{known[0][0]}"))
 
 
 def shares(rows: Sequence[tuple[int, Row, Mapping[str, float]]], title: str, unit: str, key: str) -> Picture | None:
@@ -129,10 +131,15 @@ def roofline(rows: Sequence[tuple[int, Row]]) -> Picture | None:
         axes.barh(line, row.p50_ms or 0.0, height=0.3, color=series_mark(0), alpha=0.35, zorder=2)
         axes.barh(line, bound, height=0.3, color=series_mark(0), zorder=3)
         by = str((facts or {}).get("bound_by", ""))
-        _label(axes, line, f"#{number}  {row.place}: {reached:.0%} reached{f', bound by {by}' if by else ''}")
+        said = f"{reached:.0%} {'reached' if row.status != 'predicted' else 'predicted'}"
+        _label(axes, line, f"#{number}  {row.place}: {said}{f', bound by {by}' if by else ''}")
     _lines(axes, len(known), "ms")
     texts = "; ".join(f"#{number} {_bound(row) / (row.p50_ms or math.inf):.0%}" for number, row, _ in known)
-    return Picture("Roofline", f"Solid: the least time possible. Pale: the time measured. {texts}.", _svg(figure, "r"))
+    return Picture(
+        "Roofline",
+        f"Solid: the least time possible. Pale: the time measured, or predicted where it says so. {texts}.",
+        _svg(figure, "r"),
+    )
 
 
 def _bound(row: Row) -> float:
@@ -162,8 +169,9 @@ def _distribution(axes: Axes, line: int, row: Row) -> list[float]:
 
 
 def _scatter(axes: Axes, points: Sequence[tuple[int, Any, Any]], sign: float, rows: Mapping[int, Row]) -> None:
-    front = _front([(x, sign * y) for _, x, y in points])
-    line = sorted((points[place][1], points[place][2]) for place in front)
+    measured = [point for point in points if rows[point[0]].status != "predicted"]
+    front = _front([(x, sign * y) for _, x, y in measured])
+    line = sorted((measured[place][1], measured[place][2]) for place in front)
     axes.plot([x for x, _ in line], [y for _, y in line], color=_MUTED, linewidth=1.2, linestyle="--", zorder=2)
     for number, x, y in points:
         hollow = rows[number].status != "measured"

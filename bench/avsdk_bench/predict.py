@@ -10,13 +10,44 @@ For other parts of avsdk: ``predict`` for a number, ``lower_bound_ms`` to reject
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from avsdk.errors import NotAvailable
 from avsdk.host import default_threads
-from avsdk.spec import Sizes
-from avsdk_bench.roofline import Roof, least_ms, measured_roof, require_precision, roof_of
-from avsdk_bench.work import graph_of, graph_work
+from avsdk.spec import GraphSpec, Sizes
+from avsdk_bench.efficiencies import LEVEL, Fit, load_efficiencies, parts_of
+from avsdk_bench.roofline import Roof, bound_of, least_ms, measured_roof, require_precision, roof_of
+from avsdk_bench.work import Work, graph_of, graph_work
 from avsdk_targets.device import Device, load_device
+
+_LAUNCH_US = 5.0
+"""What the start of one operator is taken to cost an accelerator's queue, about that of a CUDA kernel; not measured."""
+_PROCESSORS = ("host", "x86_64", "cortex")
+_UNKNOWN_MEMORY = math.log(2.0)
+"""Added to the spread where a profile has no bandwidth: bytes may take as long as operations."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Times in ms. ``interval_ms`` is to hold the median latency with the probability ``level``.
+
+    ``bound_by``: what most of the predicted time goes to, ``compute``, ``memory`` or ``overhead``; ``parts_ms`` has all
+    three. ``bound_ms`` is the roofline's. ``basis`` says in a sentence what the number and its interval rest on.
+    """
+
+    device: str
+    precision: str
+    p50_ms: float
+    interval_ms: tuple[float, float]
+    level: float
+    bound_by: str
+    parts_ms: Mapping[str, float]
+    bound_ms: float
+    basis: str
+    work: Work
 
 
 def lower_bound_ms(
@@ -38,6 +69,74 @@ def lower_bound_ms(
     require_precision(profile, precision)
     limits = roof or roof_for(profile, threads)
     return least_ms(graph_work(onnx, graph_of(onnx), sizes), limits, precision)
+
+
+def predict(
+    onnx: Path, sizes: Sizes, device: str | Device, precision: str = "fp32", *, engine: str = "",
+    graph: GraphSpec | None = None, threads: int | None = None, roof: Roof | None = None,
+) -> Prediction:  # fmt: skip
+    """The median latency of this graph on that device, with an interval.
+
+    Arguments as for ``lower_bound_ms``; ``engine``: whose efficiencies, the first of the device's engines that was
+    measured without it, else all that were; ``graph``: its spec, else the one in the file. Raises what
+    ``lower_bound_ms`` raises, and ``NotAvailable`` for a graph with parts that cannot be counted, as loops.
+    """
+    profile = device if isinstance(device, Device) else load_device(device)
+    require_precision(profile, precision)
+    limits = roof or roof_for(profile, threads)
+    limits.flops_for(precision)
+    return predicted(graph_work(onnx, graph or graph_of(onnx), sizes), profile, precision, limits, engine)
+
+
+def predicted(work: Work, profile: Device, precision: str, roof: Roof, engine: str = "") -> Prediction:
+    """``predict`` for work that is counted and limits that are known."""
+    if work.not_counted:
+        raise NotAvailable(
+            f"no latency is predicted for a graph with parts that cannot be counted: {'; '.join(work.not_counted[:3])}",
+            expected="a graph without control flow, foreign operators and sizes that depend on the data",
+            fix="measure it on the device: avsdk bench BUNDLE --on ssh://USER@HOST",
+        )
+    known = load_efficiencies()
+    names = [name for name in ((engine,) if engine else profile.engines) if name in known.engines][:1]
+    fits = [known.engines[name] for name in names or known.engines]
+    launch_us = None if profile.arch.startswith(_PROCESSORS) else _LAUNCH_US
+    found = [parts_of(work, roof, precision, fit, launch_us) for fit in fits]
+    total = math.exp(sum(math.log(item.total) for item in found) / len(found))
+    parts = {
+        name: 1e3 * total * sum(getattr(item, name) / item.total for item in found) / len(found)
+        for name in ("compute", "memory", "overhead")
+    }
+    spread, why = _spread(profile, roof, fits, names)
+    low, high = (1e3 * total * math.exp(sign * spread) for sign in (-1.0, 1.0))
+    return Prediction(
+        device=profile.name,
+        precision=precision,
+        p50_ms=1e3 * total,
+        interval_ms=(low, high),
+        level=LEVEL,
+        bound_by=max(parts, key=lambda name: parts[name]),
+        parts_ms={name: round(value, 6) for name, value in parts.items()},
+        bound_ms=bound_of(work, roof, precision).ms,
+        basis="; ".join([f"{roof.basis}, {why}", *roof.notes]),
+        work=work,
+    )
+
+
+def _spread(profile: Device, roof: Roof, fits: list[Fit], names: list[str]) -> tuple[float, str]:
+    """The half width of the interval as a logarithm, and what it rests on."""
+    elsewhere = load_efficiencies().elsewhere
+    own = max(fit.spread for fit in fits)
+    whose = f"the efficiencies of {names[0]}" if names else "the efficiencies of all engines that were measured"
+    if profile.arch == "host" and names:
+        return own, f"{whose} on {fits[0].machine}; the interval is that of models left out of the fit"
+    spread = own if names else max(own, elsewhere.engine)
+    spread += elsewhere.machine if profile.arch.startswith(_PROCESSORS) else elsewhere.accelerator
+    spread += 0.0 if roof.bytes_per_s else _UNKNOWN_MEMORY
+    factor = math.exp(spread)
+    return spread, (
+        f"{whose} on another device ({fits[0].machine}); the interval, a factor of {factor:.1f} either way, adds what "
+        "is assumed for a device that was never measured"
+    )
 
 
 def roof_for(device: Device, threads: int | None = None) -> Roof:

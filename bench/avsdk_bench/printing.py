@@ -91,10 +91,19 @@ def state_of(row: Row) -> str:
     return ", ".join(text for text in texts if text)
 
 
+def other_level(row: Row) -> str:
+    """What is to be said of an interval that is not one of 95 %: that of a prediction."""
+    return f" ({100 * row.prediction['level']:.0f} %)" if row.status == "predicted" and row.prediction else ""
+
+
 def explain(report: Report, errors: Mapping[int, AvsdkError]) -> None:
     """Say what one must know to read the numbers: what failed, why it stopped, what disturbed it."""
     for place, error in errors.items():
         console.notice(f"{report.rows[place].label}: {error}")
+    for row in report.rows:
+        if row.status == "predicted":
+            by = (row.roofline or {}).get("bound_by", "")
+            console.notice(f"{row.label}: bound by {by}; {row.reason}" if by else f"{row.label}: {row.reason}")
     method = report.method
     if method.rounds:
         reasons = {
@@ -137,7 +146,9 @@ def _facts(row: Row) -> dict[str, str]:
 
 
 def _interval(row: Row) -> str | None:
-    return "{:.4g} .. {:.4g}".format(*row.p50_ci_ms) if row.p50_ci_ms else None
+    if not row.p50_ci_ms:
+        return None
+    return "{:.4g} .. {:.4g}".format(*row.p50_ci_ms) + other_level(row)
 
 
 def _width_of(rows: Sequence[Sequence[object]]) -> int:

@@ -34,6 +34,9 @@ class Row:
     ``includes``: the stages in the
     times. ``roofline`` holds ``bound_ms``, ``bound_by`` and ``reached`` (a share), where it is known. ``machine`` names
     an entry of the report's ``elsewhere``; it is empty for the machine of the report itself.
+    ``prediction``: of a row ``predicted`` what ``p50_ms`` and ``p50_ci_ms`` say, which is to hold the median with the
+    probability ``level``; beside a measured one what would have been predicted, and its ``error`` as a share.
+    ``threads`` is 0 where the whole device is meant.
     ``load`` is how requests arrived, with the loop that sent them; ``outcome`` what the scenario says beside latencies.
     For ``offline`` the times are per run, of one query of many runs; for ``server`` and ``real-time`` they count from
     the scheduled arrival. ``stopped_by``: ``precision`` where this row's interval is at most 1 % wide, else what ended
@@ -91,6 +94,7 @@ class Row:
     parity: Accuracy | None = None
     runtime: RuntimeFacts | None = None
     roofline: Mapping[str, Any] | None = None
+    prediction: Mapping[str, Any] | None = None
     machine: str = ""
 
     @property

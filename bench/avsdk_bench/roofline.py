@@ -144,6 +144,11 @@ def _factors(isa: tuple[str, ...]) -> dict[str, float]:
     return {"fp32": 1.0, "bf16": bf16, "int8": int8, "fp16": 2.0 if "fphp" in isa else 1.0}
 
 
+def has_peak(device: Device, precision: str) -> bool:
+    """Whether the profile has a peak rate that serves the precision."""
+    return any(name in device.peaks for name in (precision, *_SAME_RATE.get(precision, ())))
+
+
 def require_precision(device: Device, precision: str) -> None:
     """Raise ``UnknownName`` for a word that is no precision, ``NotAvailable`` for one that the device does not have."""
     if precision not in PRECISIONS:

@@ -6,14 +6,17 @@ What is built stays in the user's build cache. That holds for PyTorch too, the b
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from avsdk.bundle import Bundle, is_bundle, open_bundle
 from avsdk.errors import AvsdkError, NotAvailable, UnknownName, UsageError
 from avsdk.files import cache_home
+from avsdk.session import session_class
 from avsdk.spec import Sizes
+from avsdk_bench.roofline import has_peak
 from avsdk_targets.build import Exporter, ExportOptions, find_source
+from avsdk_targets.device import Device, load_device
 from avsdk_targets.plan import plan_target
 from avsdk_targets.presence import is_here
 from avsdk_targets.target import Target, resolve, resolve_list
@@ -26,7 +29,8 @@ class Subject:
     """One thing to measure. ``name`` is what the user typed, ``settings`` how its engine runs it, where it can choose.
 
     ``sizes`` are those to run at; none means what the bundle was built at. Where no bundle could be had for ``target``
-    at ``precision``, ``absent`` says why.
+    at ``precision``, ``absent`` says why. ``elsewhere`` is the target's device where that is not here: what is wanted
+    is a prediction for ``bundle``, or the model of that name; ``remark`` is to be said of it.
     """
 
     name: str
@@ -36,24 +40,32 @@ class Subject:
     precision: str = ""
     absent: AvsdkError | None = None
     sizes: tuple[Sizes, ...] = ()
+    elsewhere: Device | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What ``avsdk bench`` was asked for: bundles and models, and what the models are built for."""
+    """What ``avsdk bench`` was asked for: bundles and models, and what the models are built for.
+
+    ``here``: it is this machine that measures, so that a device which it is not can only be predicted.
+    """
 
     models: Sequence[str]
     target: str = ""
     precision: str | None = None
     axes: Sequence[Sizes] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    here: bool = True
 
 
 def subjects_of(request: Request, notice: Notice) -> list[Subject]:
     """Each bundle as it is, and each model, bundles included, built for each target.
 
     A target that cannot be built for is a subject without a bundle, and the others go on; what turns out to be the same
-    build twice is one subject. Raises ``UsageError`` for a model without a target, and for what was typed wrong.
+    build twice is one subject. Nothing is built for a device that is not here: its subject asks for a prediction.
+
+    Raises ``UsageError`` for a model without a target, and for what was typed wrong.
     """
     targets = resolve_list(request.target) if request.target else ()
     found: list[Subject] = []
@@ -61,12 +73,55 @@ def subjects_of(request: Request, notice: Notice) -> list[Subject]:
         given = _given(model, targets)
         sizes = tuple(request.axes) or _built_sizes(given)
         found += [Subject(model, given, sizes=sizes)] if given else []
-        wanted = [target for target in targets if given is None or not _is_for(given, target)]
+        wanted = []
+        for target in targets:
+            device = absent_device(target) if request.here else None
+            if device is not None:
+                found.append(_to_predict(Subject(model, given, target=target, sizes=sizes), device, request.precision))
+            elif given is None or not _is_for(given, target):
+                wanted.append(target)
         for subject in _built(model, wanted, request, sizes, notice):
             known = [other.bundle.path for other in found if other.bundle is not None]
             if subject.bundle is None or subject.bundle.path not in known:
                 found.append(subject)
     return found
+
+
+def absent_device(target: Target) -> Device | None:
+    """The device of the target where this machine is known not to have it; None where it has, or none is known.
+
+    A device that only its engine could tell of counts as absent where no engine can run on it here.
+    """
+    if target.withdrawn:
+        return load_device(target.name)
+    profiles = [item.profile for item in target.candidates]
+    if not profiles or any(profile.arch.startswith("host") or not profile.vendor for profile in profiles):
+        return None
+    seen = [is_here(profile) for profile in profiles]
+    if True in seen or (None in seen and any(_can_run(item.engine, item.device) for item in target.candidates)):
+        return None
+    return profiles[0]
+
+
+def _can_run(engine: str, device: str) -> bool:
+    try:
+        return session_class(engine).availability(device).ok
+    except NotAvailable:
+        return False
+
+
+def _to_predict(subject: Subject, device: Device, asked: str | None) -> Subject:
+    """The subject with the precision to predict for: the one asked for, else what is built and has a peak rate."""
+    assert subject.target is not None
+    chosen = subject.target.precision(asked)
+    if asked is None and not has_peak(device, chosen):
+        chosen = next((name for name in device.precisions if has_peak(device, name)), chosen)
+    remark = (
+        f"{chosen} is taken, the first of its profile that has a peak rate"
+        if asked is None and chosen != "fp32"
+        else ""
+    )
+    return replace(subject, precision=chosen, elsewhere=device, remark=remark)
 
 
 def measured_here(target: str, engine: str, names: Collection[str] | None = None) -> str:

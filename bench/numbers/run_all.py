@@ -87,20 +87,16 @@ def page_from(sections: list[Section]) -> str:
         f"- Accelerators: {', '.join(machine.accelerators) or 'none'}",
         f"- Versions: avsdk {avsdk.__version__}, Python {machine.python}, {', '.join(_versions())}",
     ]
-    for section in sections:
-        lines += [
-            "",
-            f"## {section.title}",
-            "",
-            section.method,
-            "",
-            "| what | measured | goal | |",
-            "|---|---|---|---|",
-        ]
-        lines += [f"| {item.what} | {item.value} | {item.goal} | {item.verdict} |" for item in section.figures]
-        lines += ["", "```", *section.commands, "```"]
-        if section.notes:
-            lines += ["", "What disturbed it:", "", *(f"- {note}" for note in section.notes)]
+    return "\n".join(lines) + "\n" + "".join(map(page_section, sections))
+
+
+def page_section(section: Section) -> str:
+    """One section of the page: a table, the commands, and what disturbed them."""
+    lines = ["", f"## {section.title}", "", section.method, "", "| what | measured | goal | |", "|---|---|---|---|"]
+    lines += [f"| {item.what} | {item.value} | {item.goal} | {item.verdict} |" for item in section.figures]
+    lines += ["", "```", *section.commands, "```"]
+    if section.notes:
+        lines += ["", "What disturbed it:", "", *(f"- {note}" for note in section.notes)]
     return "\n".join(lines) + "\n"
 
 

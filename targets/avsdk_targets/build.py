@@ -133,7 +133,7 @@ class Exporter:
         """
         if not isinstance(error, NotAvailable) or not (target.withdrawn or isinstance(error, Prepared)):
             return error
-        return leave_onnx(self._materialise(), target.name, self.options.out, error)
+        return leave_onnx(self.materialise(), target.name, self.options.out, error)
 
     def build(self, target: Target) -> Exported:
         """Build and verify, and leave the bundle in the build cache: for what is measured here and ships nowhere."""
@@ -182,7 +182,7 @@ class Exporter:
 
     def _build(self, placement: Placement) -> Path:
         """Make the bundle in the work folder; a build that fails parity raises and is not kept."""
-        files, plan = self._materialise(), placement.whole
+        files, plan = self.materialise(), placement.whole
         placement.require_graphs([graph.name for graph in files.spec.graphs])
         folder = self._work / f"{plan.candidate.engine}-{plan.candidate.device}-{plan.precision}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -254,7 +254,7 @@ class Exporter:
             model=model,
         )
 
-    def _materialise(self) -> SourceFiles:
+    def materialise(self) -> SourceFiles:
         """The source's files, cached or made now; a model that cannot be exported is tried for one target only."""
         if self._failure is not None:
             raise self._failure
