@@ -18,10 +18,12 @@ from avsdk.errors import UsageError
 if TYPE_CHECKING:
     from avsdk.errors import AvsdkError
     from avsdk_bench.plan import CellPlan
-    from avsdk_bench.report import Report
+    from avsdk_bench.report import Report, Row
     from avsdk_bench.rounds import Settings
     from avsdk_bench.scenario import Load
-    from avsdk_bench.subjects import Request, Subject
+    from avsdk_bench.subjects import Request
+
+    Errors = dict[int, AvsdkError]
 
 app = typer.Typer(help="Measure bundles.")
 
@@ -126,14 +128,12 @@ def bench(
 ) -> None:
     """Measure latency, cold start, memory and size of bundles: one process per cell, in interleaved rounds.
 
-    A MODEL is built for each --target first; what is built stays in the cache. For a device that is not here a row is
-    predicted, with an interval, and marked so.
+    A MODEL is built for each --target first, and stays in the cache. For a device that is not here a row is predicted.
     """
     from avsdk_bench.follow_up import FollowUp
     from avsdk_bench.plan import sizes_from_text
-    from avsdk_bench.predicted_rows import predicted_rows
     from avsdk_bench.scenario import load_from
-    from avsdk_bench.subjects import Request, subjects_of
+    from avsdk_bench.subjects import Request
 
     load, others = load_from(scenario.value, loop.value, console.settings_from(settings))
     method = load.method(budget_s=budget_s, rounds=rounds, seed=seed)
@@ -145,15 +145,11 @@ def bench(
     if not models and baseline is None:
         raise UsageError("bench got nothing to measure", expected="a BUNDLE or MODEL, or --baseline to show again")
     request = Request(models or [], target, precision, axes, others, here=not on)
-    subjects = subjects_of(request, console.notice)
-    plans = [replace(plan, load=load) for plan in _plans(subjects, threads, seed)]
-    predictions = predicted_rows([item for item in subjects if item.elsewhere], request, console.notice)
+    plans, predictions = _plans(request, load, threads, seed)
     follow_up.check(plans)
     more = follow_up.words() + ["--cold-start"] * cold_start
     command = _command(request, axis or [], plans[0].threads if plans else 1, method, load, more)
-    report, errors = _measured(plans, method, command, follow_up.on, threads, cold=cold_start)
-    errors |= {len(report.rows) + place: error for place, error in predictions[1].items()}
-    report = replace(report, rows=(*report.rows, *predictions[0]))
+    report, errors = _with(predictions, *_measured(plans, method, command, follow_up.on, threads, cold=cold_start))
     report = follow_up.completed(report, plans)
     follow_up.write(report)
     _conclude(report, errors, as_json=as_json)
@@ -161,7 +157,7 @@ def bench(
 
 def _measured(
     plans: list[CellPlan], method: Settings, command: str, on: tuple[str, ...], threads: int | None, *, cold: bool
-) -> tuple[Report, dict[int, AvsdkError]]:
+) -> tuple[Report, Errors]:
     """Measure here, or on the machines of --on."""
     from avsdk_bench.bench import run_bench
     from avsdk_bench.remote_bench import bench_elsewhere
@@ -193,10 +189,23 @@ def _conclude(report: Report, errors: dict[int, AvsdkError], *, as_json: bool) -
     console.next_step(_next_step(report))
 
 
-def _plans(subjects: list[Subject], threads: int | None, seed: int) -> list[CellPlan]:
+def _with(predictions: tuple[list[Row], Errors], report: Report, errors: Errors) -> tuple[Report, Errors]:
+    """The predicted rows behind the measured ones, whose places stay."""
+    rows, failed = predictions
+    moved = {len(report.rows) + place: error for place, error in failed.items()}
+    return replace(report, rows=(*report.rows, *rows)), {**errors, **moved}
+
+
+def _plans(
+    request: Request, load: Load, threads: int | None, seed: int
+) -> tuple[list[CellPlan], tuple[list[Row], Errors]]:
+    """What is to be measured, and the rows of devices that are not here, with the errors of those without a number."""
     from avsdk import host
     from avsdk_bench.plan import absent_plan, plans_for
+    from avsdk_bench.predicted_rows import predicted_rows
+    from avsdk_bench.subjects import subjects_of
 
+    subjects = subjects_of(request, console.notice)
     count = threads or host.default_threads()
     plans: list[CellPlan] = []
     for subject in subjects:
@@ -208,7 +217,8 @@ def _plans(subjects: list[Subject], threads: int | None, seed: int) -> list[Cell
             plans += plans_for(
                 subject.bundle, subject.sizes, count, seed=seed, name=subject.name, settings=subject.settings
             )
-    return plans
+    predictions = predicted_rows([item for item in subjects if item.elsewhere], request, console.notice)
+    return [replace(plan, load=load) for plan in plans], predictions
 
 
 def _command(request: Request, axis: list[str], threads: int, method: Settings, load: Load, more: list[str]) -> str:

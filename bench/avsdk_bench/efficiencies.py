@@ -111,7 +111,9 @@ def parts_of(work: Work, roof: Roof, precision: str, fit: Fit, operator_us: floa
     compute = memory = 0.0
     for item in work.operators:
         factors = fit.kinds[item.kind]
-        compute += roof.compute_s(item, precision) * compute_factor(item, factors)
+        calculated, fused = roof.compute_s(item, precision), item.fused_flops / max(1, item.flops)
+        compute += calculated * (1.0 - fused) * compute_factor(item, factors)
+        compute += calculated * fused * fit.kinds["elementwise"].compute
         memory += roof.memory_s(item, precision) * factors.memory
     starts = sum(item.steps for item in work.operators)
     each_us = fit.operator_us if operator_us is None else operator_us

@@ -14,10 +14,10 @@ from typing import Any
 Shape = Sequence[int]
 
 KINDS = (
-    "conv", "depthwise", "conv3d", "matmul", "recurrent", "norm", "elementwise", "reduction", "movement",
+    "conv", "depthwise", "transposed", "conv3d", "matmul", "recurrent", "norm", "elementwise", "reduction", "movement",
 )  # fmt: skip
 """Kinds of operators that are unlike in how near they come to a machine's limits."""
-PRODUCTS = frozenset({"conv", "depthwise", "conv3d", "matmul", "recurrent"})
+PRODUCTS = frozenset({"conv", "depthwise", "transposed", "conv3d", "matmul", "recurrent"})
 """Kinds that multiply by weights or matrices, which lower precisions speed up."""
 
 VIEWS = frozenset("Reshape Squeeze Unsqueeze Flatten Identity Dropout Constant Shape Size".split())
@@ -136,7 +136,7 @@ def _transposed(node: Node) -> Count:
     weights, groups = node.input(1), int(node.attributes.get("group", 1))
     given = node.input(0)
     rows = math.prod(given) // max(1, given[1])
-    kind = _convolved((weights[1] * groups, weights[0] // groups, *weights[2:]), groups)
+    kind = "depthwise" if groups > 1 and weights[1] == 1 else "transposed"
     return Count(kind, 2 * math.prod(given) * math.prod(weights[1:]), rows, math.prod(weights[1:]), given[1] // groups)
 
 

@@ -170,6 +170,7 @@ class _Fusing:
             columns=first.count.columns,
             depth=first.count.depth,
             steps=first.count.steps,
+            fused_flops=sum(part.count.flops for part in group.parts[1:]) if group.kind in _HOSTS else 0,
             quantised=first.quantised,
         )
 

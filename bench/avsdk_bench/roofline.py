@@ -14,7 +14,7 @@ from avsdk import host
 from avsdk.errors import NotAvailable, UnknownName
 from avsdk.precision import PRECISIONS
 from avsdk_bench.calibration import Calibration, Rates
-from avsdk_bench.work import Operator, Work
+from avsdk_bench.work import BYTES, Operator, Work
 from avsdk_targets.device import Device
 
 _SAME_RATE: Mapping[str, tuple[str, ...]] = {"fp16w": ("fp32",), "bf16": ("fp16",), "fp16": ("bf16",), "fp11": ()}
@@ -89,7 +89,8 @@ def least_ms(work: Work, roof: Roof, precision: str) -> float:
     Less than ``bound_of``, for what lies between operators may never leave the device.
     """
     compute = sum(roof.compute_s(item, precision) for item in work.operators)
-    once = sum(item.weight_bytes(precision) for item in work.operators) + 4 * (work.given + work.answered)
+    once = sum(item.weight_bytes(precision) for item in work.operators)
+    once += BYTES[precision][0] * (work.given + work.answered)
     rate = max(roof.cached_bytes_per_s or 0.0, roof.bytes_per_s or 0.0)
     return 1e3 * max(compute, once / rate if rate else 0.0)
 

@@ -34,7 +34,8 @@ _MEMORY_MB = 16_384
 class Operator:
     """One operator as an engine would run it. Counts of elements are of floating point; ``other_bytes`` are the rest's.
 
-    ``nodes`` are the ONNX operators in it. ``rows``, ``columns``, ``depth``: of the matrix product it amounts to.
+    ``nodes`` are the ONNX operators in it; of its ``flops``, ``fused_flops`` are those of elementwise nodes behind the
+    first. ``rows``, ``columns``, ``depth``: of the matrix product it amounts to.
     ``steps``: how often its weights are read. ``quantised``: it multiplies what was quantised in the graph.
     """
 
@@ -50,6 +51,7 @@ class Operator:
     columns: int = 0
     depth: int = 0
     steps: int = 1
+    fused_flops: int = 0
     quantised: bool = False
 
     def computed_in(self, precision: str) -> str:

@@ -31,33 +31,38 @@ def count_graph(onnx: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any
     """The ``Work`` of the model's graph at these input shapes, as a document; ``misfit`` says why they do not fit."""
     path = Path(onnx)
     try:
-        model, shelf = _sized(path, shapes)
+        model, shelf, dequantised = _sized(path, shapes)
     except _MISFITS as error:
         return {"misfit": next(iter(str(error).strip().splitlines()), type(error).__name__), "work": None}
-    counting = _Counting(model, shelf)
+    counting = _Counting(model, shelf, dequantised)
     return {"misfit": "", "work": encode(counting.work())}
 
 
 _MISFITS = (onnx.shape_inference.InferenceError,)
 
 
-def _sized(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[onnx.ModelProto, Shelf]:
-    """The model with the sizes written in and what is then constant computed, until nothing more is."""
+def _sized(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[onnx.ModelProto, Shelf, set[str]]:
+    """The model with the sizes written in and what is then constant computed, until nothing more is.
+
+    The names are of what was dequantised, weights included, which are constants now.
+    """
     model = onnx.load(path, load_external_data=False)
     shelf = Shelf(model, path.parent)
     if model.functions:
         model = inlined(model, ())
     write_sizes(model, shapes)
+    dequantised = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     for _ in range(_MOST_ROUNDS):
         if not fold(model, shelf):
             break
-    return model, shelf
+    return model, shelf, dequantised
 
 
 class _Counting:
     """The main graph as it is counted."""
 
-    def __init__(self, model: onnx.ModelProto, shelf: Shelf) -> None:
+    def __init__(self, model: onnx.ModelProto, shelf: Shelf, dequantised: set[str]) -> None:
+        self._dequantised = dequantised
         self._graph = model.graph
         self._known: Known = known_of(model)
         self._weights = {item.name for item in self._graph.initializer} | {
@@ -65,11 +70,6 @@ class _Counting:
         }
         self._inputs = [item.name for item in self._graph.input if item.name not in shelf]
         self._outputs = {item.name for item in self._graph.output}
-        self._makers = {name: node for node in self._graph.node for name in node.output if name}
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self._graph.node:
-            for name in filter(None, node.input):
-                self._readers.setdefault(name, []).append(node)
         self._missing: dict[str, None] = {}
 
     def work(self) -> dict[str, Any]:
@@ -142,14 +142,9 @@ class _Counting:
         """Whether it multiplies integers, or what was dequantised just before, which engines take as integers."""
         if node.op_type in ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"):
             return True
-        makers = [self._makers.get(name) for name in node.input[:2]]
-        return len(makers) == 2 and all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+        return len(node.input) >= 2 and set(node.input[:2]) <= self._dequantised
 
     def _is_weight(self, name: str) -> bool:
-        """Whether it is constant, also where it is dequantised."""
-        maker = self._makers.get(name)
-        if maker is not None and maker.op_type == "DequantizeLinear":
-            return maker.input[0] in self._weights
         return name in self._weights or name in self._known.constants
 
     def _shape(self, name: str) -> tuple[int, ...] | None:

@@ -1,8 +1,8 @@
 """Fit the efficiencies that predictions rest on, and say how wrong they are for graphs that were left out of the fit.
 
-``prediction_cells.py`` measures, this fits: ``python bench/numbers/prediction.py CELLS.json...`` prints the errors,
-and with ``--write`` writes ``bench/avsdk_bench/efficiencies.json``. A graph is left out with all its sizes, and the interval
-that is to hold it is made without it too.
+``prediction_cells.py`` measures, this fits: ``prediction.py CELLS.json...`` prints the errors, and with ``--write``
+writes ``bench/avsdk_bench/efficiencies.json``. A graph is left out with all its sizes, and the interval that is to hold
+it is made without it too.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from avsdk_bench.work import Operator, Work
 GOAL_ERROR, GOAL_COVERAGE = 0.20, 0.90
 MACHINE, ACCELERATOR = math.log(1.5), math.log(3.0)
 """What is assumed, for want of a second machine: another processor may be 1.5 times off, another kind of device 3."""
-_PRIOR = 0.01
+_PRIOR = 0.003
 """Weight of what a factor is taken to be where nothing measured speaks for another value, against one cell."""
-_ROUNDS, _SWEEPS, _CLOSE = 5, 500, 1e-4
+_ROUNDS, _CLOSE = 6, 1e-9
 
 Vector = NDArray[np.float64]
 Key = tuple[str, str]
@@ -98,28 +98,37 @@ def features(work: Work, roof: Roof, precision: str = "fp32") -> dict[Key, float
     """Seconds at the machine's limits that each factor multiplies: ``efficiencies.parts_of`` as a linear form."""
     found: dict[Key, float] = {("", "run_us"): 1e-6, ("", "operator_us"): 0.0}
     for item in work.operators:
-        for name, value in _features_of(item, roof, precision).items():
-            found[item.kind, name] = found.get((item.kind, name), 0.0) + value
+        for key, value in _features_of(item, roof, precision).items():
+            found[key] = found.get(key, 0.0) + value
         found["", "operator_us"] += 1e-6 * item.steps
     return found
 
 
-def _features_of(item: Operator, roof: Roof, precision: str) -> dict[str, float]:
-    compute = roof.compute_s(item, precision)
-    found = {"compute": compute, "memory": roof.memory_s(item, precision)}
+def _features_of(item: Operator, roof: Roof, precision: str) -> dict[Key, float]:
+    calculated, fused = roof.compute_s(item, precision), item.fused_flops / max(1, item.flops)
+    compute = calculated * (1.0 - fused)
+    found = {(item.kind, "memory"): roof.memory_s(item, precision), ("elementwise", "compute"): calculated * fused}
+    found[item.kind, "compute"] = found.get((item.kind, "compute"), 0.0) + compute
     if item.kind in PRODUCTS:
         sizes = {"narrow": item.columns, "shallow": item.depth, "short": item.rows}
-        found |= {name: compute * SMALL / max(SMALL, size) for name, size in sizes.items() if size}
+        found |= {(item.kind, name): compute * SMALL / max(SMALL, size) for name, size in sizes.items() if size}
     return found
 
 
+_SMALL_FACTORS = ("narrow", "shallow", "short")
+ALL_KEYS: tuple[Key, ...] = (
+    *(("", name) for name in ("run_us", "operator_us")),
+    *((kind, name) for kind in KINDS for name in ("compute", "memory")),
+    *((kind, name) for kind in KINDS if kind in PRODUCTS for name in _SMALL_FACTORS),
+)
+"""Every factor: one that nothing measured speaks for stays at what is expected."""
 _EXPECTED: Mapping[str, float] = {"compute": 1.2, "memory": 0.5, "run_us": 10.0, "operator_us": 2.0}
 
 
 def fitted(cells: Sequence[Measured], roof: Roof) -> dict[Key, float]:
     """Factors of at least 0 with the least squares of relative errors, reweighted to be of logarithms."""
     forms = [features(item.work, roof) for item in cells]
-    keys = sorted({key for form in forms for key in form})
+    keys = sorted({*ALL_KEYS, *(key for form in forms for key in form)})
     matrix = np.array([[form.get(key, 0.0) for key in keys] for form in forms])
     seconds = np.array([item.seconds for item in cells])
     expected = np.array([_EXPECTED.get(name, 0.2) for _, name in keys])
@@ -131,18 +140,29 @@ def fitted(cells: Sequence[Measured], roof: Roof) -> dict[Key, float]:
 
 
 def _non_negative(matrix: Vector, wanted: Vector, expected: Vector) -> Vector:
-    """Least squares by coordinate descent, no value below 0, each drawn to what is expected of it."""
+    """Least squares with no value below 0, each drawn to what is expected of it.
+
+    Source: Lawson, Hanson, "Solving least squares problems" (1974), algorithm NNLS, on the normal equations.
+    """
     pull = _PRIOR / expected**2
     gram, right = matrix.T @ matrix + np.diag(pull), matrix.T @ wanted + pull * expected
-    values = expected.copy()
-    for _ in range(_SWEEPS):
-        before = values.copy()
-        for place in range(len(values)):
-            step = (right[place] - gram[place] @ values) / gram[place, place]
-            values[place] = max(0.0, values[place] + step)
-        if np.all(np.abs(values - before) <= _CLOSE * expected):
-            break
-    return values
+    values, free = np.zeros(len(expected)), np.zeros(len(expected), bool)
+    while True:
+        gain = np.where(free, -np.inf, right - gram @ values)
+        if gain.max() <= _CLOSE * np.abs(right).max():
+            return values
+        free[int(gain.argmax())] = True
+        while True:
+            trial = np.zeros(len(expected))
+            trial[free] = np.linalg.solve(gram[np.ix_(free, free)], right[free])
+            below = free & (trial <= 0.0)
+            if not below.any():
+                values = trial
+                break
+            step = float(np.min(values[below] / (values[below] - trial[below])))
+            values = values + step * (trial - values)
+            free &= values > _CLOSE * expected
+            values[~free] = 0.0
 
 
 def ratio(values: Mapping[Key, float], item: Measured, roof: Roof) -> float:
