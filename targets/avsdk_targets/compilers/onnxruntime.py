@@ -45,9 +45,7 @@ have seven; S8S8 runs by U8S8's kernels there. Arm's dot products take S8S8, Ten
 saturates nowhere, and is slower: it serves the ranking.
 """
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_MOVES = ("MaxPool", "Pad", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze")
-_INLINE_BYTES = 1 << 30
+_MOVES = ("MaxPool", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze")
 _RANKING_SAMPLES = 4
 
 _GPU = PackageNeed("onnxruntime", "onnxruntime-gpu", "1.20", "")
@@ -118,6 +116,10 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     elif request.get("rewritten") and not files:
         files = _copied(model, Path(request["out"]))
     loaded = Path(request["out"], files[0]) if files else model
+    if precision == "int8":
+        from avsdk_targets.onnx_layers import products
+
+        options["products"] = products(loaded)
     session = onnxruntime.SessionOptions()
     session.log_severity_level = 3
     onnxruntime.InferenceSession(str(loaded), session, providers=["CPUExecutionProvider"])
@@ -169,6 +171,8 @@ def _typed_shares(model: Path, request: Mapping[str, Any]) -> dict[str, float]:
 
 def _quantised(model: Path, request: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     """Static Q/DQ by ONNX Runtime's own quantiser; the file, and which layer computes in what."""
+    from avsdk_targets.onnx_layers import named_layers, quantisable
+
     asked = request["quantisation"]
     named = named_layers(model, Path(asked["cache"]))
     layers = quantisable(named)
@@ -187,6 +191,8 @@ def rank_layers(onnx: str, calibrating: str, held_back: str, cache: str) -> list
 
     The ranking serves every engine: that a value is rounded to 8 bits costs the same wherever it is done.
     """
+    from avsdk_targets.onnx_layers import named_layers, quantisable
+
     named = named_layers(Path(onnx), Path(cache))
     samples = read_golden(Path(held_back))[:_RANKING_SAMPLES]
     answers = []
@@ -204,42 +210,13 @@ def rank_layers(onnx: str, calibrating: str, held_back: str, cache: str) -> list
     return answers
 
 
-def named_layers(model: Path, cache: Path) -> Path:
-    """The model with a name for every node, as quantisers ask for nodes by name; weights beside it."""
-    import onnx
-
-    cache.mkdir(parents=True, exist_ok=True)
-    named = cache / f"{model.stem}-named.onnx"
-    if not named.exists():
-        loaded = onnx.load(model)
-        taken = {node.name for node in loaded.graph.node}
-        for index, node in enumerate(loaded.graph.node):
-            if not node.name:
-                node.name = f"{node.op_type}_{index}" + "_" * (f"{node.op_type}_{index}" in taken)
-        onnx.save(loaded, named, save_as_external_data=loaded.ByteSize() > _INLINE_BYTES, location=f"{named.stem}.data")
-    return named
-
-
-def quantisable(model: Path) -> dict[str, str]:
-    """Name and operator of each node that multiplies by weights, in the model's order."""
-    import onnx
-
-    graph = onnx.load(model, load_external_data=False).graph
-    held = {item.name for item in graph.initializer} | {
-        name for node in graph.node if node.op_type == "Constant" for name in node.output
-    }
-    return {
-        node.name: node.op_type
-        for node in graph.node
-        if node.op_type in _LAYERS and any(name in held for name in node.input[:2])
-    }
-
-
 def _write_quantised(
     model: Path, out: Path, samples: Path, cache: Path, layers: Sequence[str], kinds: Kinds, *, symmetric: bool = False
 ) -> None:
     """Quantise these layers and what only moves values into them; the ranges are found once for a model."""
     from onnxruntime import quantization
+
+    from avsdk_targets.onnx_layers import LAYERS, moves_into
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -253,8 +230,8 @@ def _write_quantised(
         out,
         Reader(),
         quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=[*_LAYERS, *_MOVES],
-        nodes_to_quantize=[*layers, *_moves_into(model, layers)],
+        op_types_to_quantize=[*LAYERS, *_MOVES],
+        nodes_to_quantize=[*layers, *moves_into(model, layers, _MOVES)],
         per_channel=True,
         reduce_range=kinds.reduced,
         activation_type=getattr(quantization.QuantType, kinds.activations),
@@ -263,22 +240,3 @@ def _write_quantised(
         extra_options={"ActivationSymmetric": symmetric, "ForceQuantizeNoInputCheck": True},
         calibration_cache_path=cache / f"{model.stem}-ranges.json",
     )
-
-
-def _moves_into(model: Path, layers: Sequence[str]) -> list[str]:
-    """The nodes that move values and whose every reader is quantised: there they move a quarter of the bytes."""
-    import onnx
-
-    graph = onnx.load(model, load_external_data=False).graph
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {item.name for item in graph.output}
-    quantised = set(layers)
-    for node in reversed(graph.node):
-        after = readers.get(node.output[0], [])
-        moves = node.op_type in _MOVES and bool(after) and node.output[0] not in outputs
-        if moves and all(item.name in quantised and item.input[0] == node.output[0] for item in after):
-            quantised.add(node.name)
-    return [node.name for node in graph.node if node.name in quantised and node.op_type in _MOVES]
