@@ -21,7 +21,7 @@ from typing import Any
 from avsdk.errors import BundleRefused, UsageError
 from avsdk.files import safe_join, sha256_file, write_atomic
 from avsdk.parity import Parity
-from avsdk.precision import PRECISIONS
+from avsdk.precision import MIXED, PRECISIONS
 from avsdk.schema import SCHEMA, check_schema, decode, encode
 from avsdk.session import Artifact, LoadedGraph
 from avsdk.spec import NAME, ModelSpec
@@ -158,7 +158,7 @@ def _check_content(path: Path, manifest: Manifest) -> None:
         graph = next((item for item in manifest.spec.graphs if item.name == name), None)
         problem = cut.problem(graph) if graph is not None else "there is no such graph"
         found += [f"the stages of graph {name!r}: {problem}"] if problem else []
-    if manifest.precision not in PRECISIONS:
+    if manifest.precision not in (*PRECISIONS, MIXED):
         found.append(f"the precision is {manifest.precision!r}")
     names = [graph.name for graph in manifest.spec.graphs]
     if not names or len(set(names)) < len(names):
@@ -178,7 +178,7 @@ def _check_content(path: Path, manifest: Manifest) -> None:
 def _problem(artifact: Artifact, manifest: Manifest) -> str:
     if not artifact.files:
         return "it has no file"
-    if artifact.precision not in PRECISIONS:
+    if artifact.precision not in (*PRECISIONS, MIXED):
         return f"its precision is {artifact.precision!r}"
     axes = manifest.spec.graph(artifact.graph).axes
     shapes = artifact.shapes

@@ -11,6 +11,7 @@ AvsdkError                      1   a bug in avsdk when raised bare
 │   └── DiskFull                3
 ├── NotMet                      4   a promise that could not be kept
 │   ├── ParityFailed            4   the compiled artifact gives other numbers
+│   ├── BudgetNotMet            4   no choice of layers keeps the loss of accuracy within its limits
 │   └── SilentFallback          4   something else executed than was asked for
 └── Refused                     5   a file that is damaged or hostile
     ├── BundleRefused           5
@@ -109,6 +110,20 @@ class ParityFailed(NotMet):
     """The compiled artifact gives other numbers than its reference."""
 
 
+class BudgetNotMet(NotMet):
+    """No choice of layers keeps the loss of accuracy within the limits that were given.
+
+    ``chart``: the layers by how much each costs, as lines of text; printed below the message.
+    """
+
+    def __init__(self, failed: str, *, expected: str = "", fix: str = "", chart: str = "") -> None:
+        super().__init__(failed, expected=expected, fix=fix)
+        self.chart = chart
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (super().__str__(), self.chart) if part)
+
+
 class SilentFallback(NotMet):
     """Something else executed than was asked for."""
 
@@ -135,7 +150,7 @@ _BY_NAME: dict[str, type[AvsdkError]] = {
     kind.__name__: kind
     for kind in (
         AvsdkError, UsageError, UnknownName, UnusableInput, SizeNotBuilt, NotAvailable, ToolchainMissing,
-        ToolchainCrashed, DiskFull, NotMet, ParityFailed, SilentFallback, Refused, BundleRefused,
+        ToolchainCrashed, DiskFull, NotMet, ParityFailed, BudgetNotMet, SilentFallback, Refused, BundleRefused,
         CheckpointRefused, ModelRefused,
     )
 }  # fmt: skip

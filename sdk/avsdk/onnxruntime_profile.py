@@ -17,8 +17,12 @@ _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def kernels_of(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The arguments of every kernel that ran."""
-    nodes = [event["args"] for event in events if event.get("cat") == "Node" and "args" in event]
+    """The arguments of every kernel that ran, and its ``name``."""
+    nodes = [
+        {**event["args"], "name": event.get("name", "")}
+        for event in events
+        if event.get("cat") == "Node" and "args" in event
+    ]
     return [arguments for arguments in nodes if arguments.get("provider")]
 
 
@@ -28,12 +32,18 @@ def placement_of(kernels: Sequence[Mapping[str, Any]], devices: Mapping[str, str
     return {devices.get(name, name): count / len(kernels) for name, count in counted.items()}
 
 
-def precision_shares_of(kernels: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of FLOPs per precision; kernels that only change the type count where there are no others."""
+def precision_shares_of(
+    kernels: Sequence[Mapping[str, Any]], products: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """Share of FLOPs per precision; kernels that only change the type count where there are no others.
+
+    ``products``: multiply-adds per output element by the name of a node, for kernels whose packed weights the profile
+    leaves out; a kernel's name is that of its node, with more behind it.
+    """
     computing = [arguments for arguments in kernels if arguments.get("op_name") not in _CONVERSIONS]
     shares: Counter[str] = Counter()
     for arguments in computing or kernels:
-        shares[_precision(arguments)] += _flops(arguments)
+        shares[_precision(arguments)] += _flops(arguments, products or {})
     total = sum(shares.values()) or 1
     return {name: count / total for name, count in shares.items() if count}
 
@@ -46,7 +56,7 @@ def _precision(arguments: Mapping[str, Any]) -> str:
     return min(kinds, key=_NARROW_FIRST.index) if kinds else "fp32"
 
 
-def _flops(arguments: Mapping[str, Any]) -> int:
+def _flops(arguments: Mapping[str, Any], products: Mapping[str, int]) -> int:
     """Multiply-adds of a weighted kernel, times two; other kernels count one operation per output element, at least."""
     inputs = [shape for entry in arguments.get("input_type_shape", ()) for shape in entry.values()]
     outputs = [shape for entry in arguments.get("output_type_shape", ()) for shape in entry.values()]
@@ -56,5 +66,12 @@ def _flops(arguments: Mapping[str, Any]) -> int:
         return elements
     if "Conv" in name:
         kernel = next((shape for shape in inputs[1:] if len(shape) >= 3), None)
-        return 2 * elements * int(np.prod(kernel[1:], dtype=np.int64)) if kernel else elements
+        known = int(np.prod(kernel[1:], dtype=np.int64)) if kernel else _product_of(arguments["name"], products)
+        return 2 * elements * known if known else elements
     return 2 * elements * int(inputs[0][-1])
+
+
+def _product_of(kernel: str, products: Mapping[str, int]) -> int:
+    """The entry of the longest node name that the kernel's begins with; 0 where there is none."""
+    fitting = [name for name in products if kernel == name or kernel.startswith(f"{name}_")]
+    return products[max(fitting, key=len)] if fitting else 0

@@ -8,7 +8,8 @@
 | compilers      | ``avsdk_targets.compiler.Compiler``: ONNX -> artifact                          |
 | families       | ``avsdk_train.family.Family``                                                  |
 | predictors     | ``avsdk.predictor.Predictor``: media in, answer out                            |
-| metrics        | (family, predictor, data folder) -> the family's metric                        |
+| metrics        | ``avsdk.metric.MetricFunction``: (family, predictor, data folder) -> metric    |
+| timers         | ``avsdk.timing.Timer``: (bundles, budget in s) -> how fast each is             |
 | distributors   | map a function over files                                                      |
 """
 

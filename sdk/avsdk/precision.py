@@ -11,6 +11,8 @@ PRECISIONS = ("fp32", "bf16", "fp16", "fp16w", "int8", "fp11")
 """What ``--precision`` takes. ``fp16w`` stores weights in fp16 and computes in fp32; ``fp11`` is block floating point
 with six bits of mantissa, an FPGA's.
 """
+MIXED = "int8+fp32"
+"""What a bundle is called whose most sensitive layers stayed in fp32, so that an accuracy budget holds."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "fp16w": _HALF,
     "int8": _COARSE,
     "fp11": _COARSE,
+    MIXED: _COARSE,
 }
+
+
+_LEAST_SHARES: Mapping[str, float] = {"fp32": 0.995, MIXED: 0.001}
 
 
 def describe_shares(shares: Mapping[str, float], *, weights: str = "") -> str:
@@ -61,11 +67,12 @@ def check_executed(asked: str, shares: Mapping[str, float], *, where: str) -> No
     """Raise ``SilentFallback`` unless most of the work ran in the precision that was asked for.
 
     Norms and other sensitive operations may stay in fp32, so a half or int8 graph passes with more than half of its
-    work in the precision asked for; an fp32 graph passes only when nothing ran in less.
+    work in the precision asked for; an fp32 graph passes only when nothing ran in less. Of a mixed graph any share may
+    be in int8: its manifest says which layers are.
     """
-    compute = "fp32" if asked == "fp16w" else asked
+    compute = {"fp16w": "fp32", MIXED: "int8"}.get(asked, asked)
     share = shares.get(compute, 0.0)
-    least = 0.995 if compute == "fp32" else 0.5
+    least = _LEAST_SHARES.get(asked if asked == MIXED else compute, 0.5)
     if share < least:
         raise SilentFallback(
             f"{where} was asked for {asked} and executed {describe_shares(shares)}",

@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import avsdk
 from avsdk import __version__, nvidia, plugins
-from avsdk.bundle import Artifact, Bundle, Manifest, open_bundle, write_manifest
+from avsdk.bundle import Bundle, open_bundle
 from avsdk.errors import AvsdkError, NotAvailable, UsageError
 from avsdk.files import sha256_file, typed_write_errors, write_atomic
 from avsdk.host import probe
-from avsdk.parity import Parity
-from avsdk.precision import check_executed
 from avsdk.schema import encode
 from avsdk.session import session_class
 from avsdk.source import ModelSource, SourceFiles
-from avsdk.spec import GraphSpec
 from avsdk.spec_request import AskedRange
-from avsdk.stages import Stages
-from avsdk.verify import verify_bundle
+from avsdk_targets.accurate import Budget, build_within
+from avsdk_targets.assembly import Assembly, proven
 from avsdk_targets.bundle_files import (
     files_from_source,
     leave_onnx,
     make_out,
-    place_files,
-    place_models,
     publish,
     source_document,
 )
 from avsdk_targets.cache import FolderCache, cache_key, work_folder
-from avsdk_targets.compiler import CompileJob
+from avsdk_targets.calibration import Calibration, fingerprint
 from avsdk_targets.export_settings import require_known, split_settings, unread
+from avsdk_targets.limits import Limits
 from avsdk_targets.placement import Placement, placed
 from avsdk_targets.plan import Plan, plan_target
 from avsdk_targets.prepared import Prepared
 from avsdk_targets.proof import proof_for
-from avsdk_targets.sources import GUESSED
 from avsdk_targets.spec_file import SpecFile, read_spec_file, require_labels_fit
-from avsdk_targets.stages import write_stages
 from avsdk_targets.target import Target
 
 Notice = Callable[[str], None]
@@ -54,6 +48,8 @@ class ExportOptions:
     """What ``avsdk export`` was asked for beside the model and its targets.
 
     ``sizes``: one mapping per ``--axis`` that gives sizes; ``ranges``: what axes may be; ``spec``: a spec file.
+    ``calibration``: real inputs that quantisers and measures of accuracy see; ``limits``: what accuracy may be lost.
+    ``compare_speed``: measure an int8 bundle beside its fp32 sibling, where the machine can; a tuner does that itself.
     """
 
     out: Path
@@ -62,6 +58,17 @@ class ExportOptions:
     ranges: Mapping[str, AskedRange] = field(default_factory=dict)
     spec: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    limits: Limits = Limits()
+    compare_speed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.limits and self.calibration is None:
+            raise UsageError(
+                f"{self.limits} cannot be measured: there is nothing to measure on",
+                expected="the model's own inputs",
+                fix="--calibration DIR, of which a tenth is held back for that, or --data DIR",
+            )
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,28 @@ class Exported:
     passed_over: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
+    @property
+    def snr_db(self) -> float | None:
+        """The worst SNR against fp32 on held-back inputs; None where there were none to measure on."""
+        return self._accuracy().get("snr_db")
+
+    @property
+    def drop(self) -> float | None:
+        """The share of its fp32 value that the family's metric lost; None where the model has no metric."""
+        return self._accuracy().get("drop")
+
+    def _accuracy(self) -> Mapping[str, float]:
+        found: Mapping[str, float] = self.bundle.manifest.measured.get("accuracy", {})
+        return found
+
 
 class Exporter:
-    """Exports one model to any number of targets; the source is materialised once, and only if no cache answers."""
+    """Exports one model to any number of targets; the source is materialised once, and only if no cache answers.
+
+    ``build(target, precision)`` is what a tuner calls: the ``Exported`` has the bundle (``bundle.path``), the precision
+    that executed (``bundle.manifest.effective_precision``), ``drop`` and ``snr_db``; it raises ``BudgetNotMet`` where
+    no choice of layers meets the options' limits. Axes, calibration and limits are those of the options.
+    """
 
     def __init__(self, model: str, options: ExportOptions, notice: Notice) -> None:
         self.model = model
@@ -107,9 +133,12 @@ class Exporter:
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
-    def export(self, target: Target) -> Exported:
-        """Build, verify and publish the bundle for one target, or take it from the build cache."""
-        return self._exported(Placement(plan_target(target, self.options.precision)))
+    def export(self, target: Target, precision: str | None = None) -> Exported:
+        """Build, verify and publish the bundle for one target, or take it from the build cache.
+
+        ``precision`` stands before that of the options.
+        """
+        return self._exported(Placement(plan_target(target, precision or self.options.precision)))
 
     def export_placed(self, targets: Mapping[str, Target]) -> Exported:
         """``export`` with a target for each graph."""
@@ -135,9 +164,9 @@ class Exporter:
             return error
         return leave_onnx(self.materialise(), target.name, self.options.out, error)
 
-    def build(self, target: Target) -> Exported:
+    def build(self, target: Target, precision: str | None = None) -> Exported:
         """Build and verify, and leave the bundle in the build cache: for what is measured here and ships nowhere."""
-        return self._built(Placement(plan_target(target, self.options.precision)))
+        return self._built(Placement(plan_target(target, precision or self.options.precision)))
 
     def _built(self, placement: Placement) -> Exported:
         started = time.monotonic()
@@ -166,6 +195,7 @@ class Exporter:
                 "precision": plan.precision,
                 "options": dict(plan.candidate.profile.options),
                 "sizes": [dict(sizes) for sizes in self.options.sizes],
+                "accuracy": self._accuracy_key(),
                 "assets": {name: sha256_file(file) for name, file in self._assets.items()},
                 "driver": nvidia.driver_version(),
                 "compiler": plan.compiler.identity(),
@@ -177,82 +207,28 @@ class Exporter:
             }
         )
 
+    def _accuracy_key(self) -> Mapping[str, Any]:
+        """What the calibration and the limits decide of a build."""
+        asked = self.options.calibration
+        if asked is None:
+            return {}
+        return {
+            "limits": encode(self.options.limits),
+            "samples": asked.samples,
+            "files": [fingerprint(asked.folder), fingerprint(asked.data)],
+            "compare_speed": self.options.compare_speed,
+        }
+
     def _engine_settings(self, plan: Plan) -> Mapping[str, str]:
         return self._for_engines.get(plan.candidate.engine, {})
 
     def _build(self, placement: Placement) -> Path:
-        """Make the bundle in the work folder; a build that fails parity raises and is not kept."""
-        files, plan = self.materialise(), placement.whole
-        placement.require_graphs([graph.name for graph in files.spec.graphs])
-        folder = self._work / f"{plan.candidate.engine}-{plan.candidate.device}-{plan.precision}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        model = place_models(folder, files.onnx)
-        golden = place_files(folder, "golden", files.golden, ".npz")
-        place_files(folder, "assets", files.assets, "")
-        artifacts: list[Artifact] = []
-        built_with: dict[str, str] = {}
-        for graph in files.spec.graphs:
-            mine = placement.plan_for(graph.name)
-            for sizes in self._sizes_to_build(mine, files, graph):
-                job = _job(mine, files, graph, folder, sizes, len(artifacts), self._engine_settings(mine))
-                compiled = mine.compiler.compile(job)
-                names = compiled.artifact.files
-                prefix = f"artifacts/{graph.name}/{len(artifacts)}/"
-                listed = tuple(prefix + name for name in names) if names else (model[graph.name],)
-                artifacts.append(replace(compiled.artifact, files=listed))
-                built_with.update(compiled.built_with)
-        draft = self._manifest(plan, files, artifacts, built_with, model, golden)
-        return _verified(folder, replace(draft, stages=_stages(folder, files, artifacts)), plan)
-
-    def _sizes_to_build(self, plan: Plan, files: SourceFiles, graph: GraphSpec) -> list[Mapping[str, int] | None]:
-        """The fixed sizes to build, or one build with dynamic axes.
-
-        Raises ``UsageError`` for an axis whose size or range the engine needs and nobody gave.
-        """
-        asked = [files.spec.sizes_for(graph, sizes) for sizes in self.options.sizes]
-        keeps = plan.compiler.keeps_axes(plan.candidate.device)
-        guessed = [name for name in files.origin.get(GUESSED, ()) if name in graph.axes]
-        if keeps and plan.compiler.needs_ranges and guessed:
-            raise _no_range(plan, guessed, "MIN:MAX")
-        if keeps or not graph.axes:
-            return [None]
-        lacking = [name for name in guessed if not self._is_sized(graph, name)]
-        if lacking:
-            raise _no_range(plan, lacking, "SIZE")
-        return list(asked) or [files.spec.sizes_for(graph, {})]
-
-    def _is_sized(self, graph: GraphSpec, name: str) -> bool:
-        """Whether every set of sizes gives the axis, or it leads all its tensors: a batch, run one at a time."""
-        if all(tensor.shape[0] == name for tensor in graph.inputs if name in tensor.shape):
-            return True
-        given = [name in sizes or f"{graph.name}.{name}" in sizes for sizes in self.options.sizes]
-        return bool(given) and all(given)
-
-    def _manifest(
-        self,
-        plan: Plan,
-        files: SourceFiles,
-        artifacts: list[Artifact],
-        built_with: Mapping[str, str],
-        model: Mapping[str, str],
-        golden: Mapping[str, str],
-    ) -> Manifest:
-        return Manifest(
-            avsdk=__version__,
-            spec=files.spec,
-            target=plan.target.name,
-            engine=plan.candidate.engine,
-            device=plan.candidate.device,
-            precision=plan.precision,
-            effective_precision="unknown",
-            source=dict(files.origin),
-            artifacts=tuple(artifacts),
-            golden=golden,
-            built_with={"avsdk": __version__, **built_with},
-            parity=Parity.not_run("not verified yet"),
-            model=model,
-        )
+        """Make the bundle in the work folder; a build that fails parity or its budget raises and is not kept."""
+        assembly = Assembly(placement, self.materialise(), self._work, self.options.sizes, self._for_engines)
+        if self.options.calibration is not None:
+            budget = Budget(self.options.calibration, self.options.limits, self.options.compare_speed)
+            return build_within(assembly, budget, self.notice)
+        return proven(*assembly.draft(), placement.whole)
 
     def materialise(self) -> SourceFiles:
         """The source's files, cached or made now; a model that cannot be exported is tried for one target only."""
@@ -286,16 +262,6 @@ class Exporter:
         return made
 
 
-def _stages(folder: Path, files: SourceFiles, artifacts: Sequence[Artifact]) -> dict[str, Stages]:
-    """The stages of the graphs that can run in bands: their engine opens ONNX, and each is made of what can be cut."""
-    found: dict[str, Stages] = {}
-    for item in artifacts:
-        if item.shapes is None and session_class(item.engine).opens_onnx(item.device, item.precision):
-            cut = write_stages(files.onnx[item.graph], files.spec.graph(item.graph), folder)
-            found.update({item.graph: cut} if cut else {})
-    return found
-
-
 def find_source(model: str) -> ModelSource:
     """The source that claims the model. Raises ``UsageError`` naming what MODEL may be."""
     for name in plugins.list_names("sources"):
@@ -307,70 +273,6 @@ def find_source(model: str) -> ModelSource:
         expected="a run folder, zoo:NAME, a .onnx file, a bundle, or package.module:function",
         fix="avsdk zoo list shows the models that come with avsdk",
     )
-
-
-def _no_range(plan: Plan, names: Sequence[str], what: str) -> UsageError:
-    axes = f"axis {names[0]!r}" if len(names) == 1 else f"axes {', '.join(names)}"
-    return UsageError(
-        f"{plan.candidate.engine} needs the sizes of the {axes}, and the model does not say them",
-        expected="sizes to build, or ranges: the model names the axes and no more",
-        fix=f"--axis {','.join(f'{name}={what}' for name in names)}",
-    )
-
-
-def _job(
-    plan: Plan,
-    files: SourceFiles,
-    graph: GraphSpec,
-    folder: Path,
-    sizes: Mapping[str, int] | None,
-    index: int,
-    settings: Mapping[str, str],
-) -> CompileJob:
-    out = folder / "artifacts" / graph.name / str(index)
-    out.mkdir(parents=True)
-    return CompileJob(
-        onnx=files.onnx[graph.name],
-        program=files.programs.get(graph.name),
-        golden=files.golden.get(graph.name),
-        graph=graph,
-        device=plan.candidate.device,
-        arch=plan.candidate.arch,
-        precision=plan.precision,
-        sizes=sizes,
-        out=out,
-        options={**plan.candidate.profile.options, **settings},
-    )
-
-
-def _verified(folder: Path, draft: Manifest, plan: Plan) -> Path:
-    """Write the manifest, run the golden samples, and write it again with the record. Raises when parity fails."""
-    for empty in sorted(folder.rglob("*"), reverse=True):
-        if empty.is_dir() and not any(empty.iterdir()):
-            empty.rmdir()
-    write_manifest(folder, draft)
-    proof = proof_for(plan.candidate)
-    verified = verify_bundle(
-        folder, executed_on=proof.executed_on, python=proof.python, env=proof.env, budget_s=proof.budget_s
-    )
-    where = f"the {plan.candidate.engine}:{plan.candidate.device} bundle"
-    verified.parity.require(where=where)
-    for graph, shares in verified.precision_shares.items():
-        check_executed(plan.precision, shares, where=f"graph {graph!r} of {where}")
-    effective = " | ".join(dict.fromkeys(verified.effective_precision.values()))
-    measured = {
-        "precision_shares": verified.precision_shares,
-        "effective_precision": verified.effective_precision,
-        **proof.record(),
-    }
-    complete = replace(
-        draft,
-        parity=verified.parity,
-        effective_precision=effective or f"{plan.precision} (as built; not executed here)",
-        measured=measured,
-    )
-    write_manifest(folder, complete)
-    return folder
 
 
 def _engines_of(plan: Plan) -> set[str]:

@@ -29,10 +29,26 @@ _BUILD_MEMORY_MB = 16_384
 
 
 @dataclass(frozen=True)
+class Quantisation:
+    """How a graph that carries no quantisation is to be quantised.
+
+    ``samples``: the graph's own inputs on calibration data, a golden file. ``kept``: the ONNX names of the nodes that
+    stay in fp32. ``isa``: the instruction sets of the processor that is built for, which decide what saturates.
+    ``cache``: a folder for what does not depend on ``kept``, as the ranges that the samples reach.
+    """
+
+    samples: Path
+    cache: Path
+    kept: tuple[str, ...] = ()
+    isa: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class CompileJob:
     """One graph to compile. ``sizes`` is one size per dynamic axis, or None to keep the axes dynamic.
 
     ``golden`` is the graph's .npz of reference samples. ``program`` is the ExportedProgram, where there is one.
+    ``quantisation`` is asked for where the precision is int8 and the model carries none of its own.
     """
 
     onnx: Path
@@ -45,6 +61,7 @@ class CompileJob:
     golden: Path | None = None
     sizes: Mapping[str, int] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    quantisation: Quantisation | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,8 @@ class Compiler(ABC):
     device's own, as in ``openvino:hetero:gpu+cpu``, and reaches the compiler as it was written.
 
     ``needs_ranges``: it keeps dynamic axes only within ranges that somebody gave, as an optimisation profile has them.
+    ``quantises``: it makes int8 of a model that carries no quantisation, by calibration samples, and says in its
+    answer's ``options["layers"]`` which layer computes in what, by ONNX name.
     ``judged_by``: what its own ``findings`` rest on, where no operator table does. ``needs_program``: it starts from
     the PyTorch program, so it cannot serve a bare ONNX file. ``baseline``: this engine makes no bundle that ships;
     ``avsdk bench`` measures it from the model itself, once with each of these settings.
@@ -95,6 +114,7 @@ class Compiler(ABC):
     rewrites: RewritePlan = RewritePlan()
     judged_by: str = ""
     needs_program: bool = False
+    quantises: bool = False
     baseline: tuple[Mapping[str, str], ...] = ()
 
     @property
@@ -178,6 +198,12 @@ class Compiler(ABC):
                 expected="a run, a zoo name or a module, which come with their program",
                 fix="give the model's source instead of its ONNX file or bundle",
             )
+        if job.quantisation is not None and not self.quantises:
+            raise NotAvailable(
+                f"{self.engine} has no quantiser here",
+                expected="a model that carries its own quantisation, or an engine that makes it",
+                fix="quantise the ONNX file first, or --precision fp16",
+            )
         environment = self.environment(job)
         with TemporaryDirectory(prefix="avsdk-rewrite-") as folder:
             rewritten = rewritten_model(job.onnx, Path(folder), self.rewrites, job.graph, job.sizes)
@@ -214,4 +240,17 @@ class Compiler(ABC):
             "sizes": None if job.sizes is None else dict(job.sizes),
             "options": dict(job.options),
             "out": str(job.out),
+            "quantisation": _document(job.quantisation),
         }
+
+
+def _document(quantisation: Quantisation | None) -> dict[str, Any] | None:
+    """The request's part for the quantiser."""
+    if quantisation is None:
+        return None
+    return {
+        "samples": str(quantisation.samples),
+        "cache": str(quantisation.cache),
+        "kept": list(quantisation.kept),
+        "isa": list(quantisation.isa),
+    }

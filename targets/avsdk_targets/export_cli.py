@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from avsdk.console import JsonOption, SetOption, next_step, notice, print_json, 
 
 if TYPE_CHECKING:
     from avsdk.errors import AvsdkError
-    from avsdk_targets.build import Exported, Exporter
+    from avsdk_targets.build import Exported, Exporter, ExportOptions
     from avsdk_targets.target import Target
 
 _AXIS = (
@@ -25,36 +25,82 @@ _FILES = {"tensor": ("IN.npz", "OUT.npz"), "audio": ("SOUND.wav", "OUT_FOLDER/")
 """What a generic predictor is given and gives."""
 
 
+_Model = Annotated[str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")]
+_Targets = Annotated[
+    str, typer.Option("--target", help="Comma-separated targets, or 'all'; or GRAPH=TARGET for each graph.")
+]
+_Precision = Annotated[str | None, typer.Option("--precision", help="fp32, bf16, fp16, fp16w, int8, fp11; or auto.")]
+_Calibration = Annotated[
+    Path | None, typer.Option("--calibration", help="A folder of the model's own inputs, that int8 is fitted to.")
+]
+_Samples = Annotated[
+    int | None, typer.Option("--calibration-samples", help="How many of its files calibrate [default: 64].")
+]
+_Data = Annotated[
+    Path | None, typer.Option("--data", help="What accuracy is measured on [default: a tenth of --calibration].")
+]
+_MaxDrop = Annotated[
+    str | None, typer.Option("--max-drop", metavar="1%", help="What the family's metric may lose of its fp32 value.")
+]
+_MinSnr = Annotated[float | None, typer.Option("--min-snr-db", help="The least SNR against fp32, in dB.")]
+
+
 def export(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")
-    ],
-    target: Annotated[
-        str, typer.Option("--target", help="Comma-separated targets, or 'all'; or GRAPH=TARGET for each graph.")
-    ],
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16, fp16w, int8, fp11.")] = None,
+    model: _Model,
+    target: _Targets,
+    precision: _Precision = None,
     axis: Annotated[list[str] | None, typer.Option(help=_AXIS)] = None,
     spec: Annotated[Path | None, typer.Option(help=_SPEC)] = None,
+    calibration: _Calibration = None,
+    calibration_samples: _Samples = None,
+    data: _Data = None,
+    max_drop: _MaxDrop = None,
+    min_snr_db: _MinSnr = None,
     out: Annotated[Path, typer.Option(help="The folder that takes the bundles.")] = Path("bundles"),
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compile MODEL for each target into a verified bundle; goes on past a target that fails."""
-    from avsdk.errors import AvsdkError, NotAvailable
     from avsdk_targets.axis_option import asked_axes
-    from avsdk_targets.build import Exporter, ExportOptions
-    from avsdk_targets.export_document import export_document
+    from avsdk_targets.build import ExportOptions
+    from avsdk_targets.calibration import calibration_asked
     from avsdk_targets.export_settings import require_read
+    from avsdk_targets.limits import Limits, drop_from_text
     from avsdk_targets.placement import targets_by_graph
-    from avsdk_targets.prepared import Prepared
     from avsdk_targets.target import resolve_list
 
-    takes_all = "all" in target.split(",")
     by_graph = targets_by_graph(target)
     targets = (replace(next(iter(by_graph.values())), name=target),) if by_graph else resolve_list(target)
     axes = asked_axes(axis or ())
-    options = ExportOptions(out, precision, axes.sizes, axes.ranges, spec, settings_from(settings))
+    options = ExportOptions(
+        out,
+        precision,
+        axes.sizes,
+        axes.ranges,
+        spec,
+        settings_from(settings),
+        calibration=calibration_asked(calibration, data, calibration_samples),
+        limits=Limits(None if max_drop is None else drop_from_text(max_drop), min_snr_db),
+    )
     require_read(options.settings, [*by_graph.values()] or targets)
+    _export_all(model, options, targets, by_graph, takes_all="all" in target.split(","), as_json=as_json)
+
+
+def _export_all(
+    model: str,
+    options: ExportOptions,
+    targets: Sequence[Target],
+    by_graph: Mapping[str, Target],
+    *,
+    takes_all: bool,
+    as_json: bool,
+) -> None:
+    """Export for each target, print what became of it, and leave with the code of the first failure."""
+    from avsdk.errors import AvsdkError, NotAvailable
+    from avsdk_targets.build import Exporter
+    from avsdk_targets.export_document import export_document
+    from avsdk_targets.prepared import Prepared
+
     done: list[Exported] = []
     failed: list[tuple[str, AvsdkError]] = []
     skipped: list[tuple[str, AvsdkError]] = []

@@ -19,7 +19,7 @@ def require_quantised(model: Path) -> None:
         raise NotAvailable(
             "the model carries no quantisation, so it cannot compute in int8",
             expected="QuantizeLinear and DequantizeLinear nodes, as an int8 model has",
-            fix="--precision fp32, or quantise the model first",
+            fix="--calibration DIR quantises it on real inputs; or --precision fp32",
         )
 
 

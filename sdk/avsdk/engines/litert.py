@@ -29,6 +29,7 @@ from avsdk.errors import BundleRefused, NotAvailable, SilentFallback
 from avsdk.files import cache_home, sha256_file
 from avsdk.litert_operations import MOVES, delegated_nodes, flops_of, precision_of
 from avsdk.opening import compiling
+from avsdk.precision import MIXED
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.spec import TensorSpec
 
@@ -159,7 +160,7 @@ class LiteRtSession(Session):
         """The scale and zero point of a tensor that only an int8 file has quantised; else 0."""
         scale, zero = detail.get("quantization", (0.0, 0))
         narrow = np.dtype(detail["dtype"]) in (np.dtype(np.int8), np.dtype(np.uint8))
-        quantised = self.artifact.precision == "int8" and narrow and np.dtype(tensor.dtype).kind == "f"
+        quantised = self.artifact.precision in ("int8", MIXED) and narrow and np.dtype(tensor.dtype).kind == "f"
         return (float(scale), int(zero)) if quantised else (0.0, 0)
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

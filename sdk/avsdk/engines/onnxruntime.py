@@ -143,7 +143,7 @@ class OnnxRuntimeSession(Session):
         if self._profiled is None:
             self.run(self.example_feeds())
         kernels = kernels_of(self._profiled or ())
-        shares = precision_shares_of(kernels)
+        shares = precision_shares_of(kernels, self.option("products", Mapping[str, int], {}))
         if PROVIDERS[self.artifact.device].fused:  # its nodes hide what they hold: the model's own types say it
             shares = self.built_shares()
         return Execution(

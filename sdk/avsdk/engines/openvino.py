@@ -30,12 +30,13 @@ from avsdk.openvino_devices import (
 )
 from avsdk.openvino_settings import checked_settings, properties_for, require_settings
 from avsdk.openvino_tensors import array_from_tensor, value_from_array
+from avsdk.precision import MIXED
 from avsdk.requirements import Requirements
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.telemetry import refuse_telemetry
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-_ON_NPU = {"int8": "f16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", MIXED: "f32"}
+_ON_NPU = {"int8": "f16", MIXED: "f16"}
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _READ_BACK = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _WEIGHTED = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")

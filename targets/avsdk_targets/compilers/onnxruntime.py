@@ -8,16 +8,45 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from avsdk.engines.onnxruntime import reference_outputs
 from avsdk.errors import NotAvailable, UsageError
+from avsdk.golden import read_golden
 from avsdk.onnx_check import OnnxLimits, check_onnx
+from avsdk.parity import deviation
 from avsdk_targets.compiler import CompileJob, Compiler
 from avsdk_targets.quantised import require_plain, require_quantised
 from avsdk_targets.rewrite import RewritePlan
 from avsdk_targets.toolchain import Environment, PackageNeed, environment_for
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The types of a quantised layer, in the quantiser's words. ``reduced``: weights of seven bits."""
+
+    activations: str
+    weights: str
+    reduced: bool = False
+
+
+KINDS = {
+    "vnni": Kinds("QUInt8", "QInt8"),
+    "x86": Kinds("QUInt8", "QInt8", reduced=True),
+    "arm": Kinds("QInt8", "QInt8"),
+    "exact": Kinds("QUInt8", "QUInt8"),
+}
+"""U8S8 is what VNNI multiplies. Without it x86 adds two such products in 16 bits, which saturates unless weights
+have seven; S8S8 runs by U8S8's kernels there. Arm's dot products take S8S8, TensorRT's too, and symmetric. ``exact``
+saturates nowhere, and is slower: it serves the ranking.
+"""
+_VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+_MOVES = ("MaxPool", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze")
+_RANKING_SAMPLES = 4
 
 _GPU = PackageNeed("onnxruntime", "onnxruntime-gpu", "1.20", "")
 _DEVICES = ("cpu", "cuda", "tensorrt", "nv_tensorrt_rtx")
@@ -34,6 +63,7 @@ class OnnxRuntimeCompiler(Compiler):
         "fallback": "deny (default): the device's provider runs every node; allow: the CPU runs what that one cannot",
     }
     devices: Mapping[str, str] = {"tensorrt": "nvidia", "nv_tensorrt_rtx": "nvidia"}
+    quantises = True
     rewrites = RewritePlan(opset=(7, 26), ir=13, lacking=frozenset({"Swish"}))
 
     @property
@@ -74,22 +104,30 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
 
     fallback = _fallback(request)
     model, precision = Path(request["onnx"]), request["precision"]
-    if precision == "int8":
-        require_quantised(model)
     files: list[str] = []
+    options: dict[str, Any] = {}
+    if request.get("quantisation"):
+        files, options["layers"] = _quantised(model, request)
+    elif precision == "int8":
+        require_quantised(model)
     if precision == "fp16":
         require_plain(model, precision)
         files = _cast(model, Path(request["out"]))
-    elif request.get("rewritten"):
+    elif request.get("rewritten") and not files:
         files = _copied(model, Path(request["out"]))
     loaded = Path(request["out"], files[0]) if files else model
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(loaded), options, providers=["CPUExecutionProvider"])
-    kept: dict[str, Any] = {} if fallback == "deny" else {"session": {"fallback": fallback}}
+    if precision == "int8":
+        from avsdk_targets.onnx_layers import products
+
+        options["products"] = products(loaded)
+    session = onnxruntime.SessionOptions()
+    session.log_severity_level = 3
+    onnxruntime.InferenceSession(str(loaded), session, providers=["CPUExecutionProvider"])
+    if fallback == "allow":
+        options["session"] = {"fallback": fallback}
     if request["device"] not in {"cpu", "cuda"}:
-        kept["precision_shares"] = _typed_shares(loaded, request)
-    return {"files": files, "options": kept, "built_with": {"onnxruntime": onnxruntime.__version__}}
+        options["precision_shares"] = _typed_shares(loaded, request)
+    return {"files": files, "options": options, "built_with": {"onnxruntime": onnxruntime.__version__}}
 
 
 def _fallback(request: Mapping[str, Any]) -> str:
@@ -126,3 +164,79 @@ def _typed_shares(model: Path, request: Mapping[str, Any]) -> dict[str, float]:
         for item in request["graph"]["inputs"]
     }
     return TypedGraph(without_weights(model), usual).shares()
+
+
+# -- quantisation ------------------------------------------------------------------------------------------------------
+
+
+def _quantised(model: Path, request: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Static Q/DQ by ONNX Runtime's own quantiser; the file, and which layer computes in what."""
+    from avsdk_targets.onnx_layers import named_layers, quantisable
+
+    asked = request["quantisation"]
+    named = named_layers(model, Path(asked["cache"]))
+    layers = quantisable(named)
+    arm = request["arch"].startswith(("arm", "aarch64", "cortex")) or "asimddp" in asked["isa"]
+    symmetric = request["device"] != "cpu"
+    kinds = KINDS["arm" if arm or symmetric else "vnni" if _VNNI & set(asked["isa"]) else "x86"]
+    out = Path(request["out"]) / model.name
+    chosen = [name for name in layers if name not in asked["kept"]]
+    _write_quantised(named, out, Path(asked["samples"]), Path(asked["cache"]), chosen, kinds, symmetric=symmetric)
+    names = [out.name, *check_onnx(out).external]
+    return names, {name: "fp32" if name in asked["kept"] else "int8" for name in layers}
+
+
+def rank_layers(onnx: str, calibrating: str, held_back: str, cache: str) -> list[dict[str, Any]]:
+    """Each layer with what the model's SNR is when only that one computes in int8. Call it in a child process.
+
+    The ranking serves every engine: that a value is rounded to 8 bits costs the same wherever it is done.
+    """
+    from avsdk_targets.onnx_layers import named_layers, quantisable
+
+    named = named_layers(Path(onnx), Path(cache))
+    samples = read_golden(Path(held_back))[:_RANKING_SAMPLES]
+    answers = []
+    for name, operator in quantisable(named).items():
+        with TemporaryDirectory(prefix="avsdk-rank-") as folder:
+            alone = Path(folder) / "alone.onnx"
+            _write_quantised(named, alone, Path(calibrating), Path(cache), [name], KINDS["exact"])
+            found = reference_outputs(str(alone), [feeds for feeds, _ in samples])
+        snr = min(
+            deviation("", key, wanted[key], answer[key]).snr_db
+            for (_, wanted), answer in zip(samples, found)
+            for key in wanted
+        )
+        answers.append({"layer": name, "operator": operator, "snr_db": snr})
+    return answers
+
+
+def _write_quantised(
+    model: Path, out: Path, samples: Path, cache: Path, layers: Sequence[str], kinds: Kinds, *, symmetric: bool = False
+) -> None:
+    """Quantise these layers and what only moves values into them; the ranges are found once for a model."""
+    from onnxruntime import quantization
+
+    from avsdk_targets.onnx_layers import LAYERS, moves_into
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds = iter([feeds for feeds, _ in read_golden(samples)])
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._feeds, None)
+
+    quantization.quantize_static(
+        model,
+        out,
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=[*LAYERS, *_MOVES],
+        nodes_to_quantize=[*layers, *moves_into(model, layers, _MOVES)],
+        per_channel=True,
+        reduce_range=kinds.reduced,
+        activation_type=getattr(quantization.QuantType, kinds.activations),
+        weight_type=getattr(quantization.QuantType, kinds.weights),
+        use_external_data_format=model.with_suffix(".data").exists(),
+        extra_options={"ActivationSymmetric": symmetric, "ForceQuantizeNoInputCheck": True},
+        calibration_cache_path=cache / f"{model.stem}-ranges.json",
+    )

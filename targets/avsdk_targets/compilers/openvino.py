@@ -6,6 +6,8 @@ The native ONNX reader is used, never ``ovc`` or ``convert_model``; and like eve
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from avsdk.errors import NotAvailable
+from avsdk.golden import read_golden
 from avsdk.onnx_check import OnnxLimits
 from avsdk.openvino_devices import device_units, last_line
 from avsdk.openvino_settings import SETTINGS, checked_settings
@@ -29,8 +32,13 @@ _SERVED = {
 }
 _NPU_PLATFORMS = ("3720", "4000", "5010", "5020")
 _NPU_TRIAL_TIMEOUT_S = 120.0
+_VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+_LAYERS = frozenset({"Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul"})
+_MOVES = frozenset({"Interpolate", "MaxPool", "Pad", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_IN_FLOAT = ["LogSoftmax", "MVN", "NormalizeL2", "Softmax", "SoftMax"]
+"""Norms and softmax are never quantised: on the instance-norm networks that costs more than all convolutions."""
 _NOT_QUANTISED = "int8 was asked for, and the model has no quantised operation"
-_QUANTISE = "--precision fp32, or quantise the ONNX file first"
+_QUANTISE = "--calibration DIR quantises it on real inputs; or --precision fp32"
 _NPU_LIBRARIES = ("libopenvino_intel_npu_compiler.so", "libopenvino_intel_npu_compiler_loader.so")
 """Intel's archive of the same release holds both in runtime/lib/intel64; the Linux wheel holds neither.
 
@@ -41,13 +49,14 @@ https://github.com/openvinotoolkit/openvino/issues/36374
 class OpenVinoCompiler(Compiler):
     """ONNX -> IR for ``cpu``, ``gpu`` and ``hetero:a+b`` with dynamic axes; a blob at fixed sizes for ``npu``.
 
-    ``int8`` is built for models that bring their own QuantizeLinear and DequantizeLinear.
+    ``int8`` is built for models that bring their own QuantizeLinear and DequantizeLinear, and by NNCF for others.
     """
 
     engine = "openvino"
     package = PackageNeed("openvino", "openvino", "2025.0", "")
     onnx_limits = OnnxLimits(ir=14, opset=28)
     precisions = ("fp32", "bf16", "fp16", "int8")
+    quantises = True
     devices: Mapping[str, str] = {"gpu": "host", "npu": "host", "hetero": "host"}
     rewrites = RewritePlan(
         opset=(7, 28), lacking=frozenset({"Bernoulli", "Celu", "NegativeLogLikelihoodLoss", "SwiGLU"})
@@ -151,20 +160,31 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         {name: request["options"][name] for name in SETTINGS if name in request["options"]}, request["device"]
     )
     core = openvino.Core()
+    quantisation = request.get("quantisation")
+    if quantisation:
+        from avsdk_targets.onnx_layers import named_layers
+
+        request = {**request, "onnx": str(named_layers(Path(request["onnx"]), Path(quantisation["cache"])))}
     model = _read(core, request)
-    if request["precision"] == "int8":
+    if request["precision"] == "int8" and not quantisation:
         _require_quantised(model, request["graph"]["name"])
     if request["sizes"] is not None:
         model.reshape({item["name"]: _sized(item["shape"], request["sizes"]) for item in request["graph"]["inputs"]})
     unread = _named(model, request["graph"])
     written = _write_blob if request["device"] == "npu" else _write_ir
     version = metadata.version("openvino")
+    built_with = {"openvino": version}
+    if quantisation:
+        model = _quantised(model, request)
+        built_with["nncf"] = metadata.version("nncf")
     files, options = written(core, model, request, version)
+    if quantisation:
+        options["layers"] = _layers(model, request["onnx"])
     if settings:
         options["session"] = settings
     if unread:
         options["unread"] = unread
-    return {"files": files, "options": {"openvino": version, **options}, "built_with": {"openvino": version}}
+    return {"files": files, "options": {"openvino": version, **options}, "built_with": built_with}
 
 
 def _read(core: Any, request: Mapping[str, Any]) -> Any:
@@ -281,6 +301,66 @@ def _npu_reason(error: RuntimeError) -> str:
         first = next((line for line in lines if "VCL" in line), "the NPU compiler was not loaded")
         return f"{first.partition(' Error:')[0].rstrip('.,')}: cannot load {library}, which the Linux wheel omits"
     return last_line(error)
+
+
+def _quantised(model: Any, request: Mapping[str, Any]) -> Any:
+    """The model quantised by NNCF on the calibration samples.
+
+    Raises ``NotAvailable`` without NNCF, and for layers to be kept that OpenVINO's reader gave other names.
+    """
+    os.environ["NNCF_CI"] = "1"  # its own switch for what it reports
+    try:
+        import nncf
+    except ImportError as error:
+        raise NotAvailable(
+            f"NNCF, which quantises for OpenVINO, cannot be imported: {error}",
+            expected="nncf 3.0 or newer",
+            fix="pip install 'avsdk[quantise]'",
+        ) from error
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+
+    asked = request["quantisation"]
+    nncf.set_log_level(logging.ERROR)
+    samples = [feeds for feeds, _ in read_golden(Path(asked["samples"]))]
+    plain = request["device"] == "cpu" and not _VNNI & set(asked["isa"]) and "asimddp" not in asked["isa"]
+    kept = [name for name in map(_onnx_name, _operations(model)) if name in asked["kept"]]
+    lost = set(asked["kept"]) - set(kept)
+    if lost:
+        raise NotAvailable(f"OpenVINO's reader has no layer {min(lost)!r}, which is to stay in fp32")
+    names = [node.get_friendly_name() for node in _operations(model) if _onnx_name(node) in kept]
+    return nncf.quantize(
+        model,
+        nncf.Dataset(samples),
+        preset=nncf.QuantizationPreset.MIXED if request["device"] == "cpu" else nncf.QuantizationPreset.PERFORMANCE,
+        subset_size=len(samples),
+        ignored_scope=nncf.IgnoredScope(names=names, types=_IN_FLOAT, validate=False),
+        # Without VNNI two products of 8 bits are added in 16, which saturates: seven bits of the weights are used then.
+        advanced_parameters=AdvancedQuantizationParameters(
+            overflow_fix=OverflowFix.ENABLE if plain else OverflowFix.DISABLE
+        ),
+    )
+
+
+def _operations(model: Any) -> list[Any]:
+    return [node for node in model.get_ordered_ops() if node.get_type_name() in _LAYERS]
+
+
+def _onnx_name(node: Any) -> str:
+    """The name of the ONNX node that an operation was read from."""
+    return str(node.get_friendly_name()).removesuffix("/WithoutBiases")
+
+
+def _layers(model: Any, onnx: str) -> dict[str, str]:
+    """Which of the ONNX layers compute in int8: a FakeQuantize feeds them, directly or through what only moves."""
+    from avsdk_targets.onnx_layers import quantisable
+
+    found = {}
+    for node in _operations(model):
+        source = node.input_value(0).get_node()
+        while source.get_type_name() in _MOVES:
+            source = source.input_value(0).get_node()
+        found[_onnx_name(node)] = "int8" if source.get_type_name() == "FakeQuantize" else "fp32"
+    return {name: found[name] for name in quantisable(Path(onnx)) if name in found}
 
 
 def _require_quantised(model: Any, graph: str) -> None:
