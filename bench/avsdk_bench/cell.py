@@ -20,7 +20,7 @@ _ENTERED_NS = time.perf_counter_ns()  # before numpy is imported: the start of t
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from avsdk.bundle import Bundle, open_bundle  # noqa: E402
+from avsdk.bundle import Bundle, open_bundle, with_session  # noqa: E402
 from avsdk.errors import NotAvailable  # noqa: E402
 from avsdk.opening import watched  # noqa: E402
 from avsdk.schema import encode  # noqa: E402
@@ -167,11 +167,19 @@ class CellWorker:
         self._prepared.close()
 
 
-def open_graph(bundle: str, graph: str, sizes: Sizes, threads: int, seed: int, spawned_ns: int) -> CellWorker:
-    """A cell that runs one graph's session on fixed inputs."""
+def open_graph(
+    bundle: str,
+    graph: str,
+    sizes: Sizes,
+    threads: int,
+    seed: int,
+    spawned_ns: int,
+    session_settings: Mapping[str, Any] | None = None,
+) -> CellWorker:
+    """A cell that runs one graph's session on fixed inputs. ``session_settings``: others than the bundle records."""
 
     def prepare(cold: ColdStart) -> Prepared:
-        opened = _checked_bundle(bundle, cold)
+        opened = _checked_bundle(bundle, cold, session_settings)
         loaded = opened.load_graphs(threads)[graph]
         with cold.phase("import_ms"):
             _require_engines(loaded)
@@ -183,11 +191,18 @@ def open_graph(bundle: str, graph: str, sizes: Sizes, threads: int, seed: int, s
     return CellWorker(spawned_ns, prepare)
 
 
-def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns: int) -> CellWorker:
+def open_pipeline(
+    bundle: str,
+    sizes: Sizes,
+    threads: int,
+    seed: int,
+    spawned_ns: int,
+    session_settings: Mapping[str, Any] | None = None,
+) -> CellWorker:
     """A cell that decodes a file and runs the whole predictor on it, pre- and post-processing included."""
 
     def prepare(cold: ColdStart) -> Prepared:
-        opened = _checked_bundle(bundle, cold)
+        opened = _checked_bundle(bundle, cold, session_settings)
         with cold.phase("import_ms"):
             from avsdk.predictor import predictor_for
 
@@ -209,9 +224,10 @@ def open_pipeline(bundle: str, sizes: Sizes, threads: int, seed: int, spawned_ns
     return CellWorker(spawned_ns, prepare)
 
 
-def _checked_bundle(path: str, cold: ColdStart) -> Bundle:
+def _checked_bundle(path: str, cold: ColdStart, session_settings: Mapping[str, Any] | None) -> Bundle:
     with cold.phase("verify_ms"):
-        return open_bundle(Path(path))
+        opened = open_bundle(Path(path))
+    return opened if session_settings is None else with_session(opened, session_settings)
 
 
 def _require_engines(loaded: LoadedGraph) -> None:

@@ -14,6 +14,7 @@ import typer
 from avsdk import console
 from avsdk.console import JsonOption, SetOption
 from avsdk.errors import UsageError
+from avsdk_bench.tune_cli import tune
 
 if TYPE_CHECKING:
     from avsdk.errors import AvsdkError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Errors = dict[int, AvsdkError]
 
 app = typer.Typer(help="Measure bundles.")
+app.command()(tune)
 
 
 class Scenario(enum.StrEnum):

@@ -62,7 +62,7 @@ def distributions(rows: Sequence[tuple[int, Row]], title: str) -> Picture | None
     for line, (number, row) in enumerate(shown):
         ends += _distribution(axes, line, row)
         _label(axes, line, f"#{number}  {row.place}, {_state(row)}{duration_text(row.p50_ms or 0.0)}")
-    _log_if_wide(axes, [value for value in ends if value > 0])
+    log_if_wide(axes, [value for value in ends if value > 0])
     _lines(axes, len(shown), "ms")
     texts = "; ".join(f"#{number} {row.place} {duration_text(row.p50_ms or 0.0)}" for number, row in shown)
     caption = "Filled: all samples. Bar: the median's 95 % interval. Triangles: bounds of p90 and p99."
@@ -178,7 +178,7 @@ def _scatter(axes: Axes, points: Sequence[tuple[int, Any, Any]], sign: float, ro
         face = "none" if hollow else series_mark(number - 1)
         axes.plot(x, y, marker="o", markersize=8, markerfacecolor=face, color=series_mark(number - 1), zorder=3)
         axes.annotate(f"#{number}", (x, y), textcoords="offset points", xytext=(7, 5), color=_INK, fontsize=10)
-    _log_if_wide(axes, [x for _, x, _ in points])
+    log_if_wide(axes, [x for _, x, _ in points])
     axes.margins(0.16)
     axes.grid(color=_RULE, linewidth=0.6, zorder=0)
     axes.tick_params(length=0)
@@ -230,7 +230,8 @@ def _lines(axes: Axes, count: int, unit: str) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
+def log_if_wide(axes: Axes, values: Sequence[float]) -> None:
+    """Give an axis of times a logarithmic scale, with plain numbers on it, where they differ widely."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if values and max(values) > _LOG_FROM * min(values):

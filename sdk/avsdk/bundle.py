@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 8 << 20
 _MAX_FILES = 10_000
 
-__all__ = ["MANIFEST", "Artifact", "Bundle", "Manifest", "is_bundle", "open_bundle", "write_manifest"]
+__all__ = ["MANIFEST", "Artifact", "Bundle", "Manifest", "is_bundle", "open_bundle", "with_session", "write_manifest"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,16 @@ def open_bundle(path: Path) -> Bundle:
     _check_external_data(path, manifest)
     _check_content(path, manifest)
     return Bundle(path, manifest)
+
+
+def with_session(bundle: Bundle, settings: Mapping[str, Any]) -> Bundle:
+    """The bundle as if its artifacts had recorded these settings of their sessions; nothing is written."""
+    recorded = {"session": dict(settings)} if settings else {}
+    artifacts = []
+    for item in bundle.manifest.artifacts:
+        others = {name: value for name, value in item.options.items() if name != "session"}
+        artifacts.append(replace(item, options={**others, **recorded}))
+    return Bundle(bundle.path, replace(bundle.manifest, artifacts=tuple(artifacts)))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

@@ -132,6 +132,22 @@ class Compiler(ABC):
         del settings
         return ()
 
+    def tunables(self, device: str) -> Mapping[str, tuple[str, ...]]:
+        """The ``settings`` worth a search on that device, each with values to try, what stands by itself first.
+
+        They are of those that take effect when the artifact is loaded, so that one build serves for all of them.
+        """
+        del device
+        return {}
+
+    def session_options(self, settings: Mapping[str, str], device: str) -> dict[str, Any]:
+        """What an artifact records of the settings that take effect when it is loaded: its option ``session``.
+
+        Raises ``UsageError`` for a value that is none.
+        """
+        del settings, device
+        return {}
+
     def refusal(self, device: str, arch: str, precision: str) -> str:
         """Why this compiler cannot build for that device at that precision; empty when it can."""
         del device, arch

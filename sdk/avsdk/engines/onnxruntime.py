@@ -20,6 +20,7 @@ from avsdk.errors import BundleRefused, ModelRefused, NotAvailable, SilentFallba
 from avsdk.onnx_check import check_onnx
 from avsdk.onnxruntime_profile import kernels_of, placement_of, precision_shares_of
 from avsdk.onnxruntime_providers import PROVIDERS, add_provider, provider_state
+from avsdk.onnxruntime_settings import chosen_settings, configure, require_settings
 from avsdk.opening import compiling
 from avsdk.session import Array, Availability, Execution, Session
 from avsdk.telemetry import refuse_telemetry
@@ -93,7 +94,7 @@ class OnnxRuntimeSession(Session):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        configure(runtime, options, self._settings())
         options.log_severity_level = 4  # what goes wrong is raised; its own lines would only repeat it
         options.enable_profiling = True
         self._profiled = None
@@ -105,6 +106,10 @@ class OnnxRuntimeSession(Session):
         """Whether the bundle was exported with leave for the CPU provider to run what this device's cannot."""
         chosen = self.artifact.options.get("session")
         return isinstance(chosen, Mapping) and chosen.get("fallback") == "allow"
+
+    def _settings(self) -> dict[str, str]:
+        """How the bundle says that its session is to be made."""
+        return chosen_settings(self.option("session", Mapping[str, Any], {}), refused=BundleRefused)
 
     def _refuse_strangers(self) -> None:
         """A model may keep weights in another file only where the artifact lists it, and so the manifest hashes it."""
@@ -124,6 +129,7 @@ class OnnxRuntimeSession(Session):
                 expected=provider,
                 fix="avsdk doctor onnxruntime",
             )
+        require_settings(self._session.get_session_options(), self._settings())
         self._require_tensors(
             [item.name for item in self._session.get_inputs()], [item.name for item in self._session.get_outputs()]
         )

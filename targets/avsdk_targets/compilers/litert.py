@@ -59,6 +59,16 @@ class LiteRtCompiler(Compiler):
         """The function that runs in the toolchain."""
         return build
 
+    def tunables(self, device: str) -> Mapping[str, tuple[str, ...]]:
+        """The weight cache, since the file then runs through the runtime's other interface."""
+        return {"weight_cache": ("no", "yes")} if device == "cpu" else {}
+
+    def session_options(self, settings: Mapping[str, str], device: str) -> dict[str, Any]:
+        """Whether the weight cache is kept."""
+        del device
+        _require_settings(settings)
+        return {"session": {"weight_cache": True}} if settings.get("weight_cache") == "yes" else {}
+
     def refusal(self, device: str, arch: str, precision: str) -> str:
         """A .tflite file serves every processor; accelerators need other files."""
         if device == _EDGE_TPU:
@@ -105,7 +115,7 @@ class LiteRtCompiler(Compiler):
 
     def compile(self, job: CompileJob) -> Compiled:
         """Build by the route of the source; the other one is taken only where the first fails, and is said."""
-        _require_settings(job.options)
+        kept = self.session_options(job.options, job.device)
         if job.program is None:
             compiled = _OnnxRoute().compile(job)
         else:
@@ -113,10 +123,7 @@ class LiteRtCompiler(Compiler):
                 compiled = super().compile(job)
             except (ToolchainCrashed, ToolchainMissing, ParityFailed) as error:
                 compiled = _by_onnx_instead(job, error)
-        compiled = self._finished(job, compiled)
-        if job.options.get("weight_cache") == "yes":
-            compiled = _with_options(compiled, {"session": {"weight_cache": True}})
-        return compiled
+        return _with_options(self._finished(job, compiled), kept)
 
     def _finished(self, job: CompileJob, compiled: Compiled) -> Compiled:
         """Halve or quantise what came from onnx2tf, whose toolchain has no quantiser; then the Edge TPU's compiler."""

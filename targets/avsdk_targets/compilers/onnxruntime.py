@@ -18,6 +18,7 @@ from avsdk.engines.onnxruntime import reference_outputs
 from avsdk.errors import NotAvailable, UsageError
 from avsdk.golden import read_golden
 from avsdk.onnx_check import OnnxLimits, check_onnx
+from avsdk.onnxruntime_settings import SETTINGS, chosen_settings
 from avsdk.parity import deviation
 from avsdk_targets.compiler import CompileJob, Compiler
 from avsdk_targets.quantised import require_plain, require_quantised
@@ -61,6 +62,7 @@ class OnnxRuntimeCompiler(Compiler):
     precisions = ("fp32", "fp16", "int8")
     settings: Mapping[str, str] = {
         "fallback": "deny (default): the device's provider runs every node; allow: the CPU runs what that one cannot",
+        **{name: f"{setting.meaning} ({setting.allowed})" for name, setting in SETTINGS.items()},
     }
     devices: Mapping[str, str] = {"tensorrt": "nvidia", "nv_tensorrt_rtx": "nvidia"}
     quantises = True
@@ -78,6 +80,17 @@ class OnnxRuntimeCompiler(Compiler):
         if device == "cpu" and precision == "fp16":
             return "ONNX Runtime's CPU provider casts fp16 to fp32 and computes in that"
         return super().refusal(device, arch, precision)
+
+    def tunables(self, device: str) -> Mapping[str, tuple[str, ...]]:
+        """On the CPU: how far the graph is rewritten, and what is held and kept awake between runs."""
+        if device != "cpu":
+            return {}
+        return {"optimisation": ("all", "extended"), "spinning": ("yes", "no"), "arena": ("yes", "no")}
+
+    def session_options(self, settings: Mapping[str, str], device: str) -> dict[str, Any]:
+        """How the session is made, and whether the CPU stands in."""
+        del device
+        return _session_options(settings)
 
     def notices(self, settings: Mapping[str, str]) -> tuple[str, ...]:
         """That the CPU provider may run nodes is said wherever it was asked for."""
@@ -102,10 +115,9 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
-    fallback = _fallback(request)
     model, precision = Path(request["onnx"]), request["precision"]
     files: list[str] = []
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = _session_options(request["options"])
     if request.get("quantisation"):
         files, options["layers"] = _quantised(model, request)
     elif precision == "int8":
@@ -123,18 +135,17 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     session = onnxruntime.SessionOptions()
     session.log_severity_level = 3
     onnxruntime.InferenceSession(str(loaded), session, providers=["CPUExecutionProvider"])
-    if fallback == "allow":
-        options["session"] = {"fallback": fallback}
     if request["device"] not in {"cpu", "cuda"}:
         options["precision_shares"] = _typed_shares(loaded, request)
     return {"files": files, "options": options, "built_with": {"onnxruntime": onnxruntime.__version__}}
 
 
-def _fallback(request: Mapping[str, Any]) -> str:
-    chosen = str(request["options"].get("fallback", "deny"))
-    if chosen not in {"deny", "allow"}:
-        raise UsageError(f"onnxruntime.fallback is {chosen!r}", expected="deny or allow")
-    return chosen
+def _session_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    fallback = str(settings.get("fallback", "deny"))
+    if fallback not in {"deny", "allow"}:
+        raise UsageError(f"onnxruntime.fallback is {fallback!r}", expected="deny or allow")
+    recorded = {**({"fallback": fallback} if fallback == "allow" else {}), **chosen_settings(settings)}
+    return {"session": recorded} if recorded else {}
 
 
 def _copied(model: Path, out: Path) -> list[str]:

@@ -68,6 +68,14 @@ class OpenVinoCompiler(Compiler):
         """Writes the IR or the blob, in the child."""
         return build
 
+    def tunables(self, device: str) -> Mapping[str, tuple[str, ...]]:
+        """Whether threads stay on their cores."""
+        return {"pinning": ("yes", "no")} if device == "cpu" else {}
+
+    def session_options(self, settings: Mapping[str, str], device: str) -> dict[str, Any]:
+        """The plugin's settings, checked."""
+        return _session_options(settings, device)
+
     def keeps_axes(self, device: str) -> bool:
         """An NPU is compiled for at fixed sizes."""
         return "npu" not in device_units(device)
@@ -156,9 +164,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     """Read the ONNX, fix the sizes where asked, and write what the device loads."""
     import openvino
 
-    settings = checked_settings(
-        {name: request["options"][name] for name in SETTINGS if name in request["options"]}, request["device"]
-    )
+    kept = _session_options(request["options"], request["device"])
     core = openvino.Core()
     quantisation = request.get("quantisation")
     if quantisation:
@@ -180,11 +186,15 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     files, options = written(core, model, request, version)
     if quantisation:
         options["layers"] = _layers(model, request["onnx"])
-    if settings:
-        options["session"] = settings
+    options |= kept
     if unread:
         options["unread"] = unread
     return {"files": files, "options": {"openvino": version, **options}, "built_with": built_with}
+
+
+def _session_options(settings: Mapping[str, Any], device: str) -> dict[str, Any]:
+    checked = checked_settings({name: settings[name] for name in SETTINGS if name in settings}, device)
+    return {"session": checked} if checked else {}
 
 
 def _read(core: Any, request: Mapping[str, Any]) -> Any:
