@@ -27,7 +27,9 @@ Notice = Callable[[str], None]
 BATCH = 4
 FINALISTS = 6
 _SCREEN_SHARE = 0.6
+_PUBLISH_SHARE = 0.03
 _SCREEN_S = 4.0
+_LEAST_SCREEN_S = 0.4
 _FINAL_S = 20.0
 _LEAST_FINAL_S = 2.0
 _CLOSE = 1.25
@@ -92,50 +94,76 @@ class Search:
         return found
 
     def _screen(self) -> str:
-        """Measure batches of what is proposed; why that ended: ``space`` or ``budget``."""
+        """Measure what is proposed, batch by batch; why that ended: ``space`` or ``budget``."""
         until = self._started + _SCREEN_SHARE * self._request.budget_s
-        known = {key: item for key, item in self._ledger.entries.items() if self._space.holds(item.configuration)}
-        self._items.update(known)
-        proposals = Proposals(self._space, list(known.values()), self._request.limits, self._request.seed)
+        known = [item for item in self._ledger.entries.values() if self._space.holds(item.configuration)]
+        self._items.update({item.configuration.key: item for item in known})
+        proposals = Proposals(self._space, known, self._request.limits, self._request.seed)
         longest = 0.0
         while True:
+            batch = self._batch(proposals, until)
             began = time.monotonic()
-            batch = proposals.next(BATCH)
             if not batch:
-                return "space"
-            judged = [self._judged(item) for item in batch]
-            measured = self._measured([item for item, verdict in zip(batch, judged, strict=True) if verdict is None])
-            tried = [*filter(None, judged), *measured]
-            self._items.update({item.configuration.key: item for item in tried})
+                return "budget" if began >= until else "space"
+            measured = self._measured(batch, until)
             self._ledger.add(measured)
-            proposals.tell(tried)
-            self._progress(len(tried))
+            self._keep(measured, proposals)
             longest = max(longest, time.monotonic() - began)
             if time.monotonic() + longest > until:
                 return "budget"
 
+    def _batch(self, proposals: Proposals, until: float) -> list[Configuration]:
+        """Proposals that are worth measuring, built; fewer where the time ends, but one where nothing is known yet."""
+        ready: list[Configuration] = []
+        while len(ready) < BATCH:
+            known = ready or any(item.rows for item in self._items.values())
+            proposed = None if known and time.monotonic() >= until else proposals.next()
+            if proposed is None:
+                break
+            verdict = self._judged(proposed)
+            if verdict is None:
+                ready.append(proposed)
+            else:
+                self._keep([verdict], proposals)
+        return ready
+
+    def _keep(self, tried: Sequence[Tuned], proposals: Proposals) -> None:
+        self._items.update({item.configuration.key: item for item in tried})
+        proposals.tell(tried)
+        self._progress(len(tried))
+
     def _judged(self, item: Configuration) -> Tuned | None:
-        """Why a configuration need not be measured; None for one that must be."""
+        """Why a configuration need not be measured, with as little work as that takes; None for one that must be."""
+        slow = self._too_slow(item)
+        if slow:
+            return Tuned(item, "rejected", reason=slow)
         built = self._builds.get(item)
         if built.error is not None:
             return Tuned(item, "rejected", reason=built.error.failed)
-        plans = self._builds.cells(item)
-        sized = Tuned(item, "rejected", _unmeasured(plans), built.snr_db, built.drop)
-        misses = [text for text in self._request.limits.misses(sized) if not text.startswith("latency")]
-        return replace(sized, rows=(), reason="; ".join(misses)) if misses else None
+        limits = replace(self._request.limits, max_latency_ms=None)
+        misses = limits.misses(Tuned(item, "rejected", _unmeasured(self._builds.cells(item)), built.snr_db, built.drop))
+        reason = "; ".join(misses) or self._too_slow(item)
+        return Tuned(item, "rejected", (), built.snr_db, built.drop, reason) if reason else None
 
-    def _measured(self, batch: Sequence[Configuration]) -> list[Tuned]:
-        if not batch:
-            return []
+    def _too_slow(self, item: Configuration) -> str:
+        """That the roofline admits no time within the limit; empty where it does, or nothing tells what the work is."""
+        limit = self._request.limits.max_latency_ms
+        bound = None if limit is None else self._builds.bound_ms(item)
+        if limit is None or bound is None or bound <= limit:
+            return ""
+        return f"it takes {bound:.4g} ms at the very least, by the roofline, and the limit is {limit:g} ms"
+
+    def _measured(self, batch: Sequence[Configuration], until: float) -> list[Tuned]:
+        each_s = min(_SCREEN_S, max(_LEAST_SCREEN_S, (until - time.monotonic()) / len(batch)))
         settings = Settings(
-            budget_s=_SCREEN_S * len(batch), rounds=LEAST_ROUNDS, seed=self._request.seed, window_runs=5, window_s=0.25
+            budget_s=each_s * len(batch), rounds=LEAST_ROUNDS, seed=self._request.seed, window_runs=5, window_s=0.25
         )
         found, _ = self._bench(batch, settings)
         return [replace(item, stage="screened" if item.rows else "rejected") for item in found]
 
     def _measure_finalists(self) -> Report | None:
         """The paired rounds. None where too little time is left, or only one configuration is in question."""
-        left = self._request.budget_s - (time.monotonic() - self._started)
+        left = (1.0 - _PUBLISH_SHARE) * self._request.budget_s - (time.monotonic() - self._started)
         chosen = finalists(list(self._items.values()), self._request.limits)
         chosen = chosen[: max(2, int(left / _LEAST_FINAL_S))]
         if len(chosen) < 2:

@@ -24,7 +24,7 @@ _TRIES = 12
 
 
 class Proposals:
-    """``next`` proposes configurations that were not tried, ``tell`` reports what became of them.
+    """``next`` proposes what was not tried, ``tell`` reports what became of it.
 
     At first come those that ``Space.first`` names, so that every target is seen at each precision.
     """
@@ -43,31 +43,8 @@ class Proposals:
             self.tell([item])
         self._first = [item for item in space.first() if item.key not in self._tried]
 
-    def next(self, count: int) -> list[Configuration]:
-        """Up to ``count`` configurations; none where all were tried."""
-        found: list[Configuration] = []
-        while len(found) < count:
-            proposed = self._next()
-            if proposed is None:
-                break
-            found.append(proposed)
-        return found
-
-    def tell(self, items: Sequence[Tuned]) -> None:
-        """Report what was found out about configurations that were proposed."""
-        from optuna.trial import TrialState
-
-        for item in items:
-            self._tried[item.configuration.key] = item
-            trial = self._open.pop(item.configuration.key)
-            if not item.rows:
-                self._study.tell(trial, state=TrialState.FAIL)
-                continue
-            for name, share in self._limits.excess(item).items():
-                trial.set_constraint(name, min(share, _UNKNOWN))
-            self._study.tell(trial, _values(item))
-
-    def _next(self) -> Configuration | None:
+    def next(self) -> Configuration | None:
+        """A configuration that was not tried; None where all were."""
         from optuna.trial import TrialState
 
         while self._first:
@@ -84,6 +61,20 @@ class Proposals:
         rest = [item for item in self._space.configurations() if not self._seen(item)]
         return self._taken(rest[int(self._random.integers(len(rest)))]) if rest else None
 
+    def tell(self, items: Sequence[Tuned]) -> None:
+        """Report what was found out about configurations that were proposed."""
+        from optuna.trial import TrialState
+
+        for item in items:
+            self._tried[item.configuration.key] = item
+            trial = self._open.pop(item.configuration.key)
+            if not item.rows:
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            for name, share in self._limits.excess(item).items():
+                trial.set_constraint(name, min(share, _UNKNOWN))
+            self._study.tell(trial, _values(item))
+
     def _taken(self, item: Configuration) -> Configuration:
         self._study.enqueue_trial(self._space.parameters(item))
         trial = self._study.ask()
@@ -97,7 +88,7 @@ class Proposals:
 def _new_study(seed: int) -> Study:
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it says when a parameter is one target's own, which is so here
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     return optuna.create_study(directions=["minimize"] * _OBJECTIVES, sampler=sampler)
 

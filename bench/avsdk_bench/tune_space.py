@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from avsdk import host, plugins
-from avsdk.errors import AvsdkError, NotAvailable, UnknownName, UsageError
+from avsdk.errors import NotAvailable, UnknownName, UsageError
 from avsdk.precision import PRECISIONS
 from avsdk.session import session_class
 from avsdk.spec import Sizes
@@ -62,16 +62,22 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Offer:
-    """What one target offers: by precision which engine builds it, and whether this machine is its device."""
+    """What one target offers. ``plans``: by precision which engine builds it; none for what can only be predicted.
+
+    ``here``: whether this machine is its device, so that it can be measured.
+    """
 
     target: Target
+    precisions: tuple[str, ...]
     plans: Mapping[str, Plan]
     here: bool
 
     def tunables(self, precision: str) -> dict[str, tuple[str, ...]]:
         """``ENGINE.NAME`` -> values to try, what stands by itself first."""
+        if not self.here:
+            return {}
         plan = self.plans[precision]
-        found = plan.compiler.tunables(plan.candidate.device) if self.here else {}
+        found = plan.compiler.tunables(plan.candidate.device)
         return {f"{plan.candidate.engine}.{name}": tuple(values) for name, values in found.items()}
 
 
@@ -94,7 +100,7 @@ class Space:
     def configurations(self) -> Iterator[Configuration]:
         """Every one, each target's in the order of its precisions."""
         for name, offer in self.offers.items():
-            for precision, sizes, threads in itertools.product(offer.plans, self.sizes, self.threads):
+            for precision, sizes, threads in itertools.product(offer.precisions, self.sizes, self.threads):
                 tunables = offer.tunables(precision)
                 for values in itertools.product(*tunables.values()):
                     yield self._configuration(name, precision, threads, sizes, dict(zip(tunables, values, strict=True)))
@@ -102,7 +108,7 @@ class Space:
     def holds(self, item: Configuration) -> bool:
         """Whether the configuration is one of these."""
         offer = self.offers.get(item.target)
-        if offer is None or item.precision not in offer.plans or item.threads not in self.threads:
+        if offer is None or item.precision not in offer.precisions or item.threads not in self.threads:
             return False
         tunables = offer.tunables(item.precision)
         known = all(value in tunables.get(name, ()) for name, value in item.settings.items())
@@ -111,14 +117,14 @@ class Space:
     def first(self) -> Iterator[Configuration]:
         """What each target does by itself at each precision, at the sizes wanted most and with all threads."""
         for name, offer in self.offers.items():
-            for precision in offer.plans:
+            for precision in offer.precisions:
                 yield self._configuration(name, precision, self.threads[-1], self.sizes[0], {})
 
     def draw(self, trial: Trial) -> Configuration:
         """The configuration that the trial suggests."""
         name = trial.suggest_categorical("target", list(self.offers))
         offer = self.offers[name]
-        precision = trial.suggest_categorical(f"{name}: precision", list(offer.plans))
+        precision = trial.suggest_categorical(f"{name}: precision", list(offer.precisions))
         threads = trial.suggest_categorical("threads", list(self.threads))
         place = trial.suggest_categorical("sizes", list(range(len(self.sizes))))
         settings = {
@@ -167,13 +173,13 @@ def space_of(
         )
     offers: dict[str, Offer] = {}
     left_out: list[str] = []
-    failures: list[AvsdkError] = []
+    failures: list[NotAvailable] = []
     for target in targets:
-        plans, refusals = _plans(target, precisions, calibrated)
-        left_out += [f"{target.name}: {error.failed}" for error in refusals if precisions or not plans]
+        offer, refusals = _offer(target, precisions, calibrated)
         failures += refusals
-        if plans:
-            offers[target.name] = _offer(target, plans)
+        left_out += [f"{target.name}: {error.failed}" for error in refusals if precisions or not offer.precisions]
+        if offer.precisions:
+            offers[target.name] = offer
     if not offers:
         raise failures[0]
     if not calibrated and not precisions and any(_LOSSY in _precisions(target) for target in targets):
@@ -195,24 +201,35 @@ def sizes_key(sizes: Sizes) -> str:
     return json.dumps(dict(sizes), sort_keys=True)
 
 
-def _plans(target: Target, precisions: Sequence[str], calibrated: bool) -> tuple[dict[str, Plan], list[AvsdkError]]:
-    """By precision which engine builds the target, and why the others are not built."""
-    wanted = [name for name in precisions or dict.fromkeys(_precisions(target)) if calibrated or name != _LOSSY]
+def _offer(target: Target, precisions: Sequence[str], calibrated: bool) -> tuple[Offer, list[NotAvailable]]:
+    """What can be tried of a target, and why the rest cannot; a device that is not here need not be built for."""
+    here = _is_here(target)
+    known = _precisions(target) if here else target.precisions
+    wanted = [name for name in precisions or known if calibrated or name != _LOSSY]
     plans: dict[str, Plan] = {}
-    refusals: list[AvsdkError] = []
+    refusals: list[NotAvailable] = []
     for name in wanted:
         try:
             plan = plan_target(target, name)
+            if plan.compiler.baseline:
+                raise NotAvailable(f"{plan.compiler.engine} makes no bundle: it is what others are measured by")
+            plans[name] = plan
         except NotAvailable as error:
             refusals.append(error)
-            continue
-        if plan.compiler.baseline:
-            refusals.append(NotAvailable(f"{plan.compiler.engine} makes no bundle: it is what others are measured by"))
-            break
-        plans[name] = plan
-    if not plans and not refusals:
-        refusals.append(NotAvailable(f"{target.name} is built in {_LOSSY} alone", fix="--calibration DIR"))
-    return plans, refusals
+    if not wanted:
+        text = f"{target.name} is built in {_LOSSY} alone" if known else f"nothing is known of what {target.name} runs"
+        refusals.append(NotAvailable(text, fix="--calibration DIR" if known else "avsdk doctor"))
+    predictable = not here and not target.withdrawn
+    offered = wanted if predictable else list(plans)
+    return Offer(target, tuple(offered), plans, here), refusals
+
+
+def _is_here(target: Target) -> bool:
+    """Whether one of the target's engines runs on it here."""
+    return any(
+        is_here(item.profile) is not False and session_class(item.engine).availability(item.device).ok
+        for item in target.candidates
+    )
 
 
 def _precisions(target: Target) -> list[str]:
@@ -223,9 +240,3 @@ def _precisions(target: Target) -> list[str]:
         for name in buildable(candidate, plugins.load("compilers", candidate.engine)())
     ]
     return [name for name in target.precisions or found if name in found]
-
-
-def _offer(target: Target, plans: Mapping[str, Plan]) -> Offer:
-    candidate = next(iter(plans.values())).candidate
-    here = is_here(candidate.profile) is not False and session_class(candidate.engine).availability(candidate.device).ok
-    return Offer(target, plans, here)

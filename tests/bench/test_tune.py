@@ -1,0 +1,199 @@
+"""``avsdk tune`` from end to end on a network of one convolution: real engines, real cells, small budgets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from tests.bench.conftest import _network
+from typer.testing import CliRunner, Result
+
+from avsdk.bundle import open_bundle
+from avsdk_bench.cli import app
+from avsdk_targets.cli import app as targets_app
+
+pytest.importorskip("optuna", reason="pip install 'avsdk[bench]'")
+pytest.importorskip("onnxruntime", reason="the cells need a runtime: pip install 'avsdk[onnxruntime]'")
+
+SIZES = "height=16,width=20"
+BENCH_KEYS = """bundle graph target engine device precision effective_precision precision_shares placement scenario
+threads shapes status p50_ms p50_ci_ms p90_ms p99_ms throughput_per_s n rounds cold_start_ms peak_rss_mb size_mb
+steady""".split()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "net.onnx"
+    onnx.save(_network(), path)
+    return path
+
+
+def tune(model: Path, out: Path, *arguments: object, target: str = "onnxruntime", budget_s: float = 8.0) -> Result:
+    given = [str(model), "--target", target, "--axis", SIZES, "--out", str(out), "--budget-s", str(budget_s)]
+    return CliRunner().invoke(app, ["tune", *given, *map(str, arguments)])
+
+
+def document_of(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, (result.output, result.exception)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def tuned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("tuned")
+    return document_of(tune(model, out, "--threads", 1, "--min-snr-db", 60, "--json")), out
+
+
+def test_the_rows_are_those_of_the_bench_with_accuracy_and_command(tuned: tuple[dict[str, Any], Path]) -> None:
+    document, out = tuned
+    assert document == json.loads((out / "tuned.json").read_text())
+    assert document["rows"]
+    for row in document["rows"]:
+        assert set(BENCH_KEYS) <= set(row)
+        assert (row["status"], row["graph"], row["threads"]) == ("measured", "model", 1)
+        assert row["p50_ci_ms"][0] <= row["p50_ms"] <= row["p50_ci_ms"][1]
+        assert row["snr_db"] > 60
+        assert row["drop"] is None
+        assert row["misses"] == []
+        assert row["command"].startswith("avsdk export ")
+        assert row["rounds"] >= 5
+        assert sum(map(len, row["samples_ms"])) == row["n"]
+    assert any(row["front"] for row in document["rows"])
+    assert document["search"]["configurations"] == 8
+    assert 1 <= document["search"]["tried"] <= 8
+    assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert document["command"].startswith("avsdk tune ")
+
+
+def test_the_best_is_the_fastest_row_of_the_paired_rounds_and_a_bundle(tuned: tuple[dict[str, Any], Path]) -> None:
+    document, out = tuned
+    told = document["best"]
+    row = document["rows"][told["row"]]
+    assert row["command"] == told["command"]
+    assert row["latency_ms"] == min(item["latency_ms"] for item in document["rows"])
+    bundle = open_bundle(Path(told["path"]))
+    assert bundle.path.parent == out
+    assert bundle.manifest.parity.verdict == "pass"
+    assert told["claim"]
+    recorded = bundle.manifest.artifacts[0].options.get("session", {})
+    assert {f"onnxruntime.{name}": value for name, value in recorded.items()} == told["settings"]
+
+
+def test_the_command_of_a_row_builds_what_was_measured(
+    tuned: tuple[dict[str, Any], Path], model: Path, tmp_path: Path
+) -> None:
+    """With settings: what the tuner measured without compiling again is what an export with them makes."""
+    from avsdk_bench.tune_build import Builds
+    from avsdk_bench.tune_report import Words
+    from avsdk_bench.tune_space import Configuration, space_of
+    from avsdk_targets.target import resolve_list
+
+    settings = {"onnxruntime.optimisation": "extended", "onnxruntime.arena": "no"}
+    item = Configuration("onnxruntime", "fp32", 1, {"height": 16, "width": 20}, settings)
+    space = space_of(resolve_list("onnxruntime"), sizes=[item.sizes])
+    builds = Builds(str(model), space, {}, lambda text: None)
+    (cell,) = builds.cells(item)
+    assert cell.arguments["session_settings"] == {"optimisation": "extended", "arena": "no"}
+    assert cell.settings == {"optimisation": "extended", "arena": "no"}
+    published = builds.publish(item, tmp_path / "tuned")
+    words = shlex.split(Words(str(model), tmp_path / "again").build(item))
+    done = CliRunner().invoke(targets_app, words[1:])
+    assert done.exit_code == 0, done.output
+    exported = open_bundle(tmp_path / "again" / published.path.name)
+    assert exported.manifest.artifacts == open_bundle(published.path).manifest.artifacts
+    assert exported.manifest.parity.verdict == "pass"
+
+
+def test_the_same_command_goes_on_with_what_is_known(tuned: tuple[dict[str, Any], Path], model: Path) -> None:
+    document, out = tuned
+    result = tune(model, out, "--threads", 1, "--min-snr-db", 60, "--json", budget_s=2.0)
+    again = document_of(result)
+    known = {row["command"] for row in document["rows"]}
+    assert known <= {row["command"] for row in again["rows"]}
+    assert f"{len(document['rows'])} configurations are known" in result.stderr
+
+
+_INTERRUPTED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start what it puts in the background without it
+from avsdk import cli
+from avsdk_bench import tune
+whole, count = tune.run_bench, [0]
+def pressed(*arguments, **named):
+    count[0] += 1
+    if count[0] == 2:
+        signal.raise_signal(signal.SIGINT)
+    return whole(*arguments, **named)
+tune.run_bench = pressed
+cli.main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
+    words = ["tune", str(model), "--target", "onnxruntime", "--axis", SIZES, "--threads", "1", "--budget-s", "30"]
+    words += ["--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, *words], capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert done.returncode == 128 + signal.SIGINT, done.stderr
+    assert "4 configurations are kept: the same command goes on from there" in done.stderr
+    (kept,) = tmp_path.glob("measured-*.json")
+    entries = json.loads(kept.read_text())["entries"]
+    assert [entry["stage"] for entry in entries] == ["screened"] * 4
+    result = tune(model, tmp_path, "--threads", 1, "--json", budget_s=0.5)
+    rows = document_of(result)["rows"]
+    assert {entry["rows"][0]["p50_ms"] for entry in entries} <= {row["p50_ms"] for row in rows}
+
+
+def test_where_nothing_meets_the_limits_all_is_shown_and_the_nearest_named(model: Path, tmp_path: Path) -> None:
+    result = tune(model, tmp_path, "--threads", 1, "--max-size-mb", 1e-6, "--json", budget_s=1.0)
+    assert result.exception is not None
+    assert getattr(result.exception, "exit_code", None) == 4
+    assert "could be measured" in str(result.exception)  # all were rejected before they were measured
+    document = json.loads(result.stdout)
+    assert document["best"] is None
+    assert "size" in document["rejected"][0]["reason"]
+
+
+def test_what_is_measured_and_misses_a_limit_is_nearest(model: Path, tmp_path: Path) -> None:
+    result = tune(model, tmp_path, "--threads", 1, "--max-latency-ms", 1e-3, "--json", budget_s=1.0)
+    assert getattr(result.exception, "exit_code", None) == 4
+    rows, rejected = json.loads(result.stdout)["rows"], json.loads(result.stdout)["rejected"]
+    assert rows or "by the roofline" in rejected[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--budget-s", "0"], 2, "a budget of 0 s"),
+        (["--target", "openvimo"], 2, "did you mean 'openvino'"),
+        (["--max-latency-ms", "0"], 2, "--max-latency-ms 0"),
+        (["--precision", "int8"], 2, "--calibration DIR"),
+        (["--precision", "fp33"], 2, "unknown precision"),
+        (["--axis", "height"], 2, "is no axis"),
+        (["--axis", "depth=8"], 2, "depth"),
+        (["--set", "onnxruntime.colour=red"], 2, "unknown setting of onnxruntime"),
+        (["--target", "torch:cpu"], 3, "makes no bundle"),
+    ],
+)
+def test_bad_input_is_told_before_anything_runs(
+    arguments: list[str], code: int, text: str, model: Path, tmp_path: Path
+) -> None:
+    result = tune(model, tmp_path, *arguments)
+    assert getattr(result.exception, "exit_code", None) == code, (result.output, result.exception)
+    assert text in str(result.exception)
+    assert not list(tmp_path.glob("*/manifest.json"))
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+    result = tune(tmp_path / "absent.onnx", tmp_path)
+    assert getattr(result.exception, "exit_code", None) == 2
