@@ -11,6 +11,7 @@ from avsdk.errors import NotMet, UsageError
 from avsdk.precision import TOLERANCES
 from avsdk_bench.report import Row
 from avsdk_bench.tune_space import Configuration, sizes_key
+from avsdk_targets.limits import Limits as AccuracyLimits
 
 _AS_FP32_DB = TOLERANCES["fp32"].snr_db
 """An SNR above this is fp32's own rounding, in which no configuration is better than another."""
@@ -102,6 +103,10 @@ class Limits:
         for option, value in (("--max-latency-ms", self.max_latency_ms), ("--max-size-mb", self.max_size_mb)):
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{option} {value:g}", expected="more than 0", fix=f"leave out {option}")
+
+    def of_accuracy(self) -> AccuracyLimits:
+        """Those that a build can be held to. Raises ``UsageError`` for ones that nothing can meet."""
+        return AccuracyLimits(self.max_drop, self.min_snr_db)
 
     def excess(self, item: Tuned) -> dict[str, float]:
         """By how much each limit is missed, as a share of it: above 0 where it is; infinite where it is not known."""

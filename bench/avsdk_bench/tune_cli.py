@@ -14,17 +14,28 @@ from avsdk import console
 from avsdk.console import JsonOption, SetOption
 
 if TYPE_CHECKING:
-    from avsdk_bench.tune import Found
+    from avsdk_bench.tune import Found, Request
     from avsdk_bench.tune_build import Builds
-    from avsdk_bench.tune_choice import Limits, Tuned
+    from avsdk_bench.tune_choice import Tuned
     from avsdk_bench.tune_report import Words
-    from avsdk_bench.tune_space import Space
 
 _Axes = Annotated[
     list[str] | None,
     typer.Option("--axis", metavar="AXIS=SIZE,...", help="Sizes to try; may be repeated.", show_default=False),
 ]
 _Precision = Annotated[str, typer.Option("--precision", metavar="P[,P]", help="Try these [default: all there are]")]
+_Calibration = Annotated[
+    Path | None, typer.Option("--calibration", help="A folder of the model's own inputs, that int8 is fitted to.")
+]
+_Samples = Annotated[
+    int | None, typer.Option("--calibration-samples", help="How many of its files calibrate [default: 64].")
+]
+_Data = Annotated[
+    Path | None, typer.Option("--data", help="What accuracy is measured on [default: a tenth of --calibration].")
+]
+_MaxDrop = Annotated[
+    str | None, typer.Option("--max-drop", metavar="1%", help="What the family's metric may lose of its fp32 value.")
+]
 _Out = Annotated[Path, typer.Option("--out", help="The folder that takes what is measured, the picture, the bundle.")]
 
 
@@ -36,8 +47,12 @@ def tune(
     axis: _Axes = None,
     precision: _Precision = "",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="No other number is tried.")] = None,
+    calibration: _Calibration = None,
+    calibration_samples: _Samples = None,
+    data: _Data = None,
     max_latency_ms: Annotated[float | None, typer.Option("--max-latency-ms", help="The median of one pass.")] = None,
-    min_snr_db: Annotated[float | None, typer.Option("--min-snr-db", help="Against fp32.")] = None,
+    max_drop: _MaxDrop = None,
+    min_snr_db: Annotated[float | None, typer.Option("--min-snr-db", help="The least SNR against fp32, in dB.")] = None,
     max_size_mb: Annotated[float | None, typer.Option("--max-size-mb", help="Of what is loaded.")] = None,
     budget_s: Annotated[float, typer.Option("--budget-s", help="Seconds for everything, builds included.")] = 600.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search and of the order of cells.")] = 0,
@@ -50,51 +65,65 @@ def tune(
     Ctrl-C keeps what was measured; the same command goes on from there.
     """
     from avsdk_bench.plan import sizes_from_text
-    from avsdk_bench.tune import Request, Search
-    from avsdk_bench.tune_build import Builds
+    from avsdk_bench.tune import Request
+    from avsdk_bench.tune_build import Asked
     from avsdk_bench.tune_choice import Limits
-    from avsdk_bench.tune_ledger import Ledger, identity_of
     from avsdk_bench.tune_report import Words
     from avsdk_bench.tune_space import space_of
     from avsdk_targets.build import find_source
+    from avsdk_targets.calibration import calibration_asked
     from avsdk_targets.export_settings import require_read
+    from avsdk_targets.limits import drop_from_text
     from avsdk_targets.target import resolve_list
 
-    limits = Limits(max_latency_ms, None, min_snr_db, max_size_mb)
+    limits = Limits(max_latency_ms, None if max_drop is None else drop_from_text(max_drop), min_snr_db, max_size_mb)
     _require_packages()
-    source, targets = find_source(model), resolve_list(target)
-    given = console.settings_from(settings)
+    find_source(model)
+    targets, given = resolve_list(target), console.settings_from(settings)
     require_read(given, targets)
+    asked = Asked(given, calibration_asked(calibration, data, calibration_samples), limits.of_accuracy())
     space = space_of(
         targets, precisions=[name.strip() for name in precision.split(",") if name.strip()],
-        sizes=[sizes_from_text(text) for text in axis or ()], threads=threads,
+        sizes=[sizes_from_text(text) for text in axis or ()], threads=threads, calibrated=calibration is not None,
     )  # fmt: skip
     request = Request(model, space, limits, out, budget_s, seed)
     for reason in space.left_out:
         console.notice(reason)
-    builds = Builds(model, space, given, console.notice, seed)
-    ledger = Ledger(out, identity_of(model, source.fingerprint(model, {}), {"settings": given}), console.notice)
-    try:
-        with console.progress(f"tuning {model}", total=None) as advance:
-            found = Search(request, builds, ledger, console.notice, advance).run()
-    except KeyboardInterrupt:
-        console.notice(f"{len(ledger.entries)} configurations are kept: the same command goes on from there")
-        raise
-    words = Words(model, out, tuple(word for name, value in given.items() for word in ("--set", f"{name}={value}")))
-    command = _command(words, target, axis or (), precision, threads, limits, budget_s, seed)
-    _conclude(found, builds, space, limits, words, command, as_json=as_json)
+    words = Words(model, out, asked)
+    _tuned(request, words, _command(words, target, axis or (), precision, threads, request), as_json=as_json)
 
 
-def _conclude(
-    found: Found, builds: Builds, space: Space, limits: Limits, words: Words, command: str, *, as_json: bool
-) -> None:
+def _tuned(request: Request, words: Words, command: str, *, as_json: bool) -> None:
+    """Search, and say what was found."""
+    from avsdk_bench.tune import Search
+    from avsdk_bench.tune_build import Builds
+    from avsdk_bench.tune_ledger import Ledger, identity_of
+    from avsdk_bench.tune_predicted import predicted
+    from avsdk_targets.build import find_source
+
+    with Builds(request.model, request.space, words.asked, console.notice, request.seed) as builds:
+        builds.require_measurable()
+        fingerprint = find_source(request.model).fingerprint(request.model, {})
+        ledger = Ledger(request.out, identity_of(request.model, fingerprint, words.asked.identity()), console.notice)
+        try:
+            with console.progress(f"tuning {request.model}", total=None) as advance:
+                found = Search(request, builds, ledger, console.notice, advance).run()
+        except KeyboardInterrupt:
+            console.notice(f"{len(ledger.entries)} configurations are kept: the same command goes on from there")
+            raise
+        left_s = request.budget_s - found.elapsed_s
+        found.items += predicted(request.space, builds, words.asked, console.notice, left_s)
+        _conclude(found, builds, request, words, command, as_json=as_json)
+
+
+def _conclude(found: Found, builds: Builds, request: Request, words: Words, command: str, *, as_json: bool) -> None:
     """Choose, publish, draw, print. Raises ``NotMet`` where nothing meets the limits, after all else was written."""
     from avsdk.errors import NotMet
     from avsdk_bench import tune_report
     from avsdk_bench.tune_choice import best
     from avsdk_bench.tune_picture import draw_front
 
-    items, chosen, unmet = found.items, None, None
+    items, limits, chosen, unmet = found.items, request.limits, None, None
     try:
         chosen = best(items, limits)
     except NotMet as error:
@@ -103,7 +132,7 @@ def _conclude(
     told = None if chosen is None else _best(found, items, chosen, builds, words)
     draw_front(items, limits, chosen, f"{words.model}: {' '.join(limits.words()) or 'no limits'}", picture)
     document = tune_report.document(
-        found, items, limits, space, words, command=command, best=told, picture=picture
+        found, items, limits, request.space, words, command=command, best=told, picture=picture
     )  # fmt: skip
     tune_report.write_document(document, words.out / "tuned.json")
     if as_json:
@@ -116,7 +145,7 @@ def _conclude(
     console.notice(f"{found.stopped_by}; {len(items)} of {found.size} configurations in {found.elapsed_s:.0f} s")
     if unmet is not None:
         raise unmet
-    if told is not None:
+    if told is not None and told["status"] == "measured":
         console.next_step(f"avsdk run {told['path']} INPUT --out OUTPUT --threads {told['threads']}")
 
 
@@ -126,9 +155,9 @@ def _best(found: Found, items: Sequence[Tuned], place: int, builds: Builds, word
 
     item = items[place]
     compared = tune_report.rivals(items, place, found.final)
-    published = builds.publish(item.configuration, words.out)
+    path = _published(item, builds, words.out)
     return {
-        "path": str(published.path),
+        "path": path,
         "row": sum(len(other.rows) for other in items[:place]),
         "status": item.rows[0].status,
         "target": item.configuration.target,
@@ -140,14 +169,34 @@ def _best(found: Found, items: Sequence[Tuned], place: int, builds: Builds, word
         "drop": item.drop,
         "snr_db": item.snr_db,
         "command": words.build(item.configuration),
+        "bench": None if path is None else words.measure(item.configuration, Path(path)),
         "claim": tune_report.claim(items, place, compared),
-    }
+        "against": [
+            {"command": words.build(items[rival.place].configuration), "ratio": rival.ratio.ratio.value,
+             "ratio_ci": [rival.ratio.ratio.low, rival.ratio.ratio.high], "verdict": rival.ratio.verdict}
+            for rival in compared
+        ],
+    }  # fmt: skip
+
+
+def _published(item: Tuned, builds: Builds, out: Path) -> str | None:
+    """Where the bundle lies now; None where it is predicted and cannot be built here, which is said."""
+    from avsdk.errors import AvsdkError
+
+    try:
+        return str(builds.publish(item.configuration, out).path)
+    except AvsdkError as error:
+        if item.stage != "predicted":
+            raise
+        console.notice(f"{item.configuration.label} is predicted, and no bundle is built of it: {error.failed}")
+        return None
 
 
 def _say_best(told: Mapping[str, Any] | None) -> None:
     if told is None:
         return
-    console.show(f"best: {told['path']}, with {told['threads']} threads")
+    threads = f", with {told['threads']} threads" if told["threads"] else ""
+    console.show(f"best: {told['path'] or told['target']}{threads}")
     console.show(f"  {told['claim']}")
     console.show(f"  again: {told['command']}")
 
@@ -161,13 +210,14 @@ def _require_packages() -> None:
 
 
 def _command(
-    words: Words, target: str, axis: Sequence[str], precision: str, threads: int | None, limits: Limits,
-    budget_s: float, seed: int,
-) -> str:  # fmt: skip
+    words: Words, target: str, axis: Sequence[str], precision: str, threads: int | None, request: Request
+) -> str:
     """The line that does the same again."""
     line = ["avsdk", "tune", words.model, "--target", target]
     line += [word for text in axis for word in ("--axis", text)]
     line += ["--precision", precision] if precision else []
     line += ["--threads", str(threads)] if threads else []
-    line += [*limits.words(), *words.export, "--budget-s", f"{budget_s:g}", "--seed", str(seed)]
-    return shlex.join([*line, "--out", str(words.out)])
+    line += [*request.limits.words(), *words.asked.source_words()]
+    return shlex.join(
+        [*line, "--budget-s", f"{request.budget_s:g}", "--seed", str(request.seed), "--out", str(words.out)]
+    )

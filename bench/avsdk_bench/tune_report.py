@@ -20,6 +20,7 @@ from avsdk_bench.printing import printed_number
 from avsdk_bench.report import Report, Row
 from avsdk_bench.statistics import PairedRatio
 from avsdk_bench.tune import Found
+from avsdk_bench.tune_build import Asked
 from avsdk_bench.tune_choice import Limits, Tuned, front
 from avsdk_bench.tune_space import Configuration, Space
 
@@ -31,16 +32,20 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Words:
-    """What a command line needs to say the same again. ``export``: options that every build was made with."""
+    """What a command line needs to say the same again."""
 
     model: str
     out: Path
-    export: tuple[str, ...] = ()
+    asked: Asked = Asked()
 
     def build(self, item: Configuration) -> str:
         """The line that builds this configuration's bundle."""
         words = ["avsdk", "export", self.model, "--target", item.target, "--precision", item.precision]
-        words += [*_axis(item), *_set(item), *self.export, "--out", str(self.out)]
+        return shlex.join([*words, *_axis(item), *_set(item), *self.asked.words(item), "--out", str(self.out)])
+
+    def measure(self, item: Configuration, bundle: Path) -> str:
+        """The line that measures the bundle as it was measured."""
+        words = ["avsdk", "bench", str(bundle), *_axis(item), "--threads", str(item.threads)]
         return shlex.join(words)
 
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from avsdk import host, plugins
 from avsdk.errors import NotAvailable, UnknownName, UsageError
 from avsdk.precision import PRECISIONS
-from avsdk.session import session_class
 from avsdk.spec import Sizes
+from avsdk_bench.subjects import absent_device
 from avsdk_targets.plan import Plan, buildable, plan_target
-from avsdk_targets.presence import is_here
 from avsdk_targets.target import Target
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ def sizes_key(sizes: Sizes) -> str:
 
 def _offer(target: Target, precisions: Sequence[str], calibrated: bool) -> tuple[Offer, list[NotAvailable]]:
     """What can be tried of a target, and why the rest cannot; a device that is not here need not be built for."""
-    here = _is_here(target)
+    here = absent_device(target) is None
     known = _precisions(target) if here else target.precisions
     wanted = [name for name in precisions or known if calibrated or name != _LOSSY]
     plans: dict[str, Plan] = {}
@@ -222,14 +221,6 @@ def _offer(target: Target, precisions: Sequence[str], calibrated: bool) -> tuple
     predictable = not here and not target.withdrawn
     offered = wanted if predictable else list(plans)
     return Offer(target, tuple(offered), plans, here), refusals
-
-
-def _is_here(target: Target) -> bool:
-    """Whether one of the target's engines runs on it here."""
-    return any(
-        is_here(item.profile) is not False and session_class(item.engine).availability(item.device).ok
-        for item in target.candidates
-    )
 
 
 def _precisions(target: Target) -> list[str]:

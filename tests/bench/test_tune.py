@@ -92,7 +92,7 @@ def test_the_command_of_a_row_builds_what_was_measured(
     tuned: tuple[dict[str, Any], Path], model: Path, tmp_path: Path
 ) -> None:
     """With settings: what the tuner measured without compiling again is what an export with them makes."""
-    from avsdk_bench.tune_build import Builds
+    from avsdk_bench.tune_build import Asked, Builds
     from avsdk_bench.tune_report import Words
     from avsdk_bench.tune_space import Configuration, space_of
     from avsdk_targets.target import resolve_list
@@ -100,7 +100,7 @@ def test_the_command_of_a_row_builds_what_was_measured(
     settings = {"onnxruntime.optimisation": "extended", "onnxruntime.arena": "no"}
     item = Configuration("onnxruntime", "fp32", 1, {"height": 16, "width": 20}, settings)
     space = space_of(resolve_list("onnxruntime"), sizes=[item.sizes])
-    builds = Builds(str(model), space, {}, lambda text: None)
+    builds = Builds(str(model), space, Asked(), lambda text: None)
     (cell,) = builds.cells(item)
     assert cell.arguments["session_settings"] == {"optimisation": "extended", "arena": "no"}
     assert cell.settings == {"optimisation": "extended", "arena": "no"}
@@ -178,6 +178,11 @@ def test_what_is_measured_and_misses_a_limit_is_nearest(model: Path, tmp_path: P
         (["--target", "openvimo"], 2, "did you mean 'openvino'"),
         (["--max-latency-ms", "0"], 2, "--max-latency-ms 0"),
         (["--precision", "int8"], 2, "--calibration DIR"),
+        (["--max-drop", "1%"], 2, "has no metric that could drop"),
+        (["--max-drop", "1"], 2, "--max-drop 1%"),
+        (["--max-drop", "0%"], 2, "--max-drop 0%"),
+        (["--min-snr-db", "500"], 2, "--min-snr-db 500"),
+        (["--calibration", "absent"], 2, "--calibration absent is no folder"),
         (["--precision", "fp33"], 2, "unknown precision"),
         (["--axis", "height"], 2, "is no axis"),
         (["--axis", "depth=8"], 2, "depth"),
