@@ -65,10 +65,21 @@ def rivals(items: Sequence[Tuned], best: int, final: Report | None) -> list[Riva
     for place, item in enumerate(items):
         if place == best or item.stage != "final" or item.league != items[best].league:
             continue
-        paired = statistics.paired_ratio(*_medians(items[best], item), seed=final.method.seed)
-        if paired is not None:
-            found.append(Rival(place, paired))
+        ratio = paired(items[best], item, final.method.seed)
+        if ratio is not None:
+            found.append(Rival(place, ratio))
     return sorted(found, key=lambda rival: -rival.ratio.ratio.value)
+
+
+def paired(first: Tuned, second: Tuned, seed: int = 0) -> PairedRatio | None:
+    """The time per item of the first over the second's, round by round; of two that were measured in one bench."""
+
+    def per_round(item: Tuned) -> list[float]:
+        batch = item.configuration.sizes.get("batch", 1)
+        rounds = zip(*([float(np.median(part)) for part in row.samples_ms] for row in item.rows), strict=True)
+        return [sum(parts) / batch for parts in rounds]
+
+    return statistics.paired_ratio(per_round(first), per_round(second), seed=seed)
 
 
 def claim(items: Sequence[Tuned], best: int, compared: Sequence[Rival]) -> str:
@@ -160,17 +171,6 @@ def _cells(item: Tuned, limits: Limits, is_best: bool) -> list[object]:
         printed_number(item.size_mb), printed_number(item.memory_mb),
         ", ".join(["predicted"] * (item.stage == "predicted") + list(limits.misses(item))),
     ]  # fmt: skip
-
-
-def _medians(first: Tuned, second: Tuned) -> tuple[list[float], list[float]]:
-    """The time per item of each round, of the rounds that both ran in."""
-
-    def per_round(item: Tuned) -> list[float]:
-        batch = item.configuration.sizes.get("batch", 1)
-        rounds = zip(*([float(np.median(part)) for part in row.samples_ms] for row in item.rows), strict=True)
-        return [sum(parts) / batch for parts in rounds]
-
-    return per_round(first), per_round(second)
 
 
 def _axis(item: Configuration) -> list[str]:
