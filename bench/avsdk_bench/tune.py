@@ -26,6 +26,7 @@ Notice = Callable[[str], None]
 
 BATCH = 4
 FINALISTS = 6
+MOST_FINALISTS = 10
 _SCREEN_SHARE = 0.6
 _PUBLISH_SHARE = 0.03
 _SCREEN_S = 4.0
@@ -96,7 +97,8 @@ class Search:
     def _screen(self) -> str:
         """Measure what is proposed, batch by batch; why that ended: ``space`` or ``budget``."""
         until = self._started + _SCREEN_SHARE * self._request.budget_s
-        known = [item for item in self._ledger.entries.values() if self._space.holds(item.configuration)]
+        entries = [item for item in self._ledger.entries.values() if self._space.holds(item.configuration)]
+        known = [replace(item, stage="screened") for item in entries]  # the paired rounds of another run are no more
         self._items.update({item.configuration.key: item for item in known})
         proposals = Proposals(self._space, known, self._request.limits, self._request.seed)
         longest = 0.0
@@ -212,7 +214,7 @@ def finalists(items: Sequence[Tuned], limits: Limits) -> list[Tuned]:
         return []
     near = [item for item in ranked if item.work == ranked[0].work and item.item_ms <= _CLOSE * ranked[0].item_ms]
     others = [ranked[place] for place in front(ranked) if ranked[place] not in near]
-    return (near[:FINALISTS] + others)[: FINALISTS + 2]
+    return (near[:FINALISTS] + others)[:MOST_FINALISTS]
 
 
 def _unmeasured(plans: Sequence[CellPlan]) -> tuple[Row, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -98,7 +99,7 @@ class Built:
 
 
 class Builds:
-    """Builds when first asked, and remembers. To be closed."""
+    """Builds when first asked, and remembers. To be closed. ``longest_s``: what a build has taken at most so far."""
 
     def __init__(self, model: str, space: Space, asked: Asked, notice: Callable[[str], None], seed: int = 0) -> None:
         self.model = model
@@ -110,6 +111,7 @@ class Builds:
         self._exporters: dict[tuple[str, bool], Exporter] = {}
         self._known: dict[tuple[str, str, str], Built] = {}
         self._roofs: dict[tuple[str, int], Roof | None] = {}
+        self.longest_s = 0.0
 
     def __enter__(self) -> Builds:
         return self
@@ -139,7 +141,9 @@ class Builds:
     def get(self, item: Configuration) -> Built:
         """The build of a configuration. Raises ``UsageError`` for what was asked for wrongly, as an unknown axis."""
         if item.build not in self._known:
+            started = time.monotonic()
             self._known[item.build] = self._built(item)
+            self.longest_s = max(self.longest_s, time.monotonic() - started)
         return self._known[item.build]
 
     def with_accuracy(self, item: Tuned) -> Tuned:

@@ -149,15 +149,27 @@ class Limits:
         return [word for option, value in given.items() if value is not None for word in (option, value)]
 
 
+def comparable(items: Sequence[Tuned]) -> list[int]:
+    """The places of those whose figures may be ranked: in a league that has paired rounds, those of the rounds alone.
+
+    Another batch was measured at another time, when the machine may have been faster or slower.
+    """
+    paired = {item.league for item in items if item.rows and item.stage == "final"}
+    return [
+        place for place, item in enumerate(items) if item.rows and (item.league not in paired or item.stage == "final")
+    ]
+
+
 def front(items: Sequence[Tuned]) -> list[int]:
     """The places of those that no other of their league beats: at least as low in every objective, lower in one."""
-    found = []
-    for place, item in enumerate(items):
-        own = item.objectives()
-        rivals = [other.objectives() for other in items if other.rows and other.league == item.league]
-        if item.rows and not any(dominates(rival, own) for rival in rivals):
-            found.append(place)
-    return found
+    known = [(place, items[place]) for place in comparable(items)]
+    return [
+        place
+        for place, item in known
+        if not any(
+            dominates(other.objectives(), item.objectives()) for _, other in known if other.league == item.league
+        )
+    ]
 
 
 def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -170,7 +182,7 @@ def best(items: Sequence[Tuned], limits: Limits) -> int:
 
     A prediction is taken only where nothing was measured. Raises ``NotMet``, which names the nearest, where none does.
     """
-    known = [place for place, item in enumerate(items) if item.rows]
+    known = comparable(items)
     measured = [place for place in known if items[place].stage != "predicted"]
     meeting = [place for place in measured or known if not limits.misses(items[place])]
     if meeting:

@@ -85,6 +85,7 @@ def tune(
     space = space_of(
         targets, precisions=[name.strip() for name in precision.split(",") if name.strip()],
         sizes=[sizes_from_text(text) for text in axis or ()], threads=threads, calibrated=calibration is not None,
+        fixed=given,
     )  # fmt: skip
     request = Request(model, space, limits, out, budget_s, seed)
     for reason in space.left_out:

@@ -30,5 +30,6 @@ def predicted(space: Space, builds: Builds, asked: Asked, notice: Callable[[str]
                     found.append(Tuned(item, "rejected", reason=next(iter(errors.values())).failed))
                     continue
                 plain = Tuned(item, "predicted", tuple(rows))
-                found.append(builds.with_accuracy(plain) if time.monotonic() < until else plain)
+                in_time = time.monotonic() + builds.longest_s < until
+                found.append(builds.with_accuracy(plain) if in_time else plain)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,21 +63,25 @@ class Configuration:
 class Offer:
     """What one target offers. ``plans``: by precision which engine builds it; none for what can only be predicted.
 
-    ``here``: whether this machine is its device, so that it can be measured.
+    ``here``: whether this machine is its device, so that it can be measured. ``fixed``: settings that are not varied.
     """
 
     target: Target
     precisions: tuple[str, ...]
     plans: Mapping[str, Plan]
     here: bool
+    fixed: frozenset[str] = frozenset()
 
     def tunables(self, precision: str) -> dict[str, tuple[str, ...]]:
         """``ENGINE.NAME`` -> values to try, what stands by itself first."""
         if not self.here:
             return {}
         plan = self.plans[precision]
-        found = plan.compiler.tunables(plan.candidate.device)
-        return {f"{plan.candidate.engine}.{name}": tuple(values) for name, values in found.items()}
+        found = {
+            f"{plan.candidate.engine}.{name}": tuple(values)
+            for name, values in plan.compiler.tunables(plan.candidate.device).items()
+        }
+        return {name: values for name, values in found.items() if name not in self.fixed}
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,10 @@ def space_of(
     sizes: Sequence[Sizes] = (),
     threads: int | None = None,
     calibrated: bool = False,
+    fixed: Collection[str] = (),
 ) -> Space:
-    """The space of these targets. ``precisions`` and ``threads`` bind it; ``calibrated``: int8 has samples to see.
+    """The space of these targets. ``precisions`` and ``threads`` bind it, ``fixed`` are settings that are not varied;
+    ``calibrated``: int8 has samples to see.
 
     Raises ``UsageError`` for an unknown precision and where only int8 was asked for without samples, and what the
     targets raise where none of them can be built for.
@@ -178,7 +184,7 @@ def space_of(
         failures += refusals
         left_out += [f"{target.name}: {error.failed}" for error in refusals if precisions or not offer.precisions]
         if offer.precisions:
-            offers[target.name] = offer
+            offers[target.name] = replace(offer, fixed=frozenset(fixed))
     if not offers:
         raise failures[0]
     if not calibrated and not precisions and any(_LOSSY in _precisions(target) for target in targets):

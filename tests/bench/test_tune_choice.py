@@ -70,6 +70,14 @@ def test_sizes_and_predictions_are_no_rivals_of_what_was_measured() -> None:
     assert front([tuned(25.0, sizes={"height": 256, "width": 256}), batch]) == [0]
 
 
+def test_what_was_screened_at_another_time_does_not_rank_beside_paired_rounds() -> None:
+    items = [tuned(5.0), tuned(10.0, stage="final", threads=2), tuned(8.0, stage="final", threads=3, memory_mb=120.0)]
+    assert front(items) == [1, 2]
+    assert best(items, Limits()) == 2
+    others = [*items, tuned(1.0, sizes={"height": 8}), tuned(1.0, stage="predicted", target="rtx-4090")]
+    assert front(others) == [1, 2, 3, 4]
+
+
 def test_the_best_is_the_fastest_within_the_limits() -> None:
     items = [tuned(10.0, snr_db=12.0), tuned(20.0, snr_db=25.0, size_mb=2.0), tuned(30.0), tuned(25.0, snr_db=90.0)]
     assert best(items, Limits()) == 0

@@ -42,6 +42,8 @@ def test_the_space_is_what_the_compilers_declare() -> None:
     first = list(found.first())
     assert [(item.precision, item.threads, item.settings) for item in first] == [("fp32", 2, {})]
     assert found.left_out == ("int8 is left out: there is nothing to calibrate it on; give --calibration DIR",)
+    fixed = space(fixed=["onnxruntime.arena"])
+    assert len(list(fixed.configurations())) == len(configurations) / 2
     assert {item.precision for item in space(calibrated=True).configurations()} == {"fp32", "int8"}
 
 
