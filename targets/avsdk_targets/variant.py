@@ -8,7 +8,7 @@ from typing import Any
 
 from avsdk.bundle import Bundle, with_session
 from avsdk.files import typed_write_errors
-from avsdk_targets.build import _verified as verified
+from avsdk_targets.assembly import proven
 from avsdk_targets.bundle_files import publish
 from avsdk_targets.cache import copy_content, work_folder
 from avsdk_targets.plan import Plan
@@ -23,4 +23,4 @@ def publish_variant(bundle: Bundle, settings: Mapping[str, Any], plan: Plan, out
         folder = work / "variant"
         folder.mkdir()
         copy_content(bundle.path, folder)
-        return publish(verified(folder, with_session(bundle, settings).manifest, plan), out)
+        return publish(proven(folder, with_session(bundle, settings).manifest, plan), out)
