@@ -44,12 +44,12 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Measured:
-    """One cell: its graph, its work, and its time in s."""
+    """One cell: its graph, its work, its time in s, and its ``features``."""
 
     graph: str
-    place: int
     work: Work
     seconds: float
+    form: Mapping[Key, float]
 
 
 def main(
@@ -59,9 +59,9 @@ def main(
     """Print the section of docs/benchmarks.md."""
     found = [item for file in cells for item in json.loads(file.read_text())["cells"] if item["ms"] is not None]
     roof = best_roof(found)
-    engines = {name: measured_cells(found, name) for name in sorted({item["engine"] for item in found})}
+    engines = {name: measured_cells(found, name, roof) for name in sorted({item["engine"] for item in found})}
     threads = tuple(sorted({int(item["threads"]) for item in found}))
-    fits = {name: judged(cells, roof, name, threads) for name, cells in engines.items()}
+    fits = {name: judged(cells, name, threads) for name, cells in engines.items()}
     across = across_engines(engines, fits, roof)
     if write:
         document = Efficiencies(fits, Elsewhere(round(across, 4), round(MACHINE, 4), round(ACCELERATOR, 4)))
@@ -82,13 +82,10 @@ def best_roof(found: Sequence[Mapping[str, Any]]) -> Roof:
     return roof_here(best, host.probe().isa)
 
 
-def measured_cells(found: Sequence[Mapping[str, Any]], engine: str) -> list[Measured]:
+def measured_cells(found: Sequence[Mapping[str, Any]], engine: str, roof: Roof) -> list[Measured]:
     """The cells of one engine."""
-    return [
-        Measured(item["graph"], item["place"], decode(Work, item["work"], where="work"), item["ms"] / 1e3)
-        for item in found
-        if item["engine"] == engine
-    ]
+    own = [(item, decode(Work, item["work"], where="work")) for item in found if item["engine"] == engine]
+    return [Measured(item["graph"], work, item["ms"] / 1e3, features(work, roof)) for item, work in own]
 
 
 # -- the fit -----------------------------------------------------------------------------------------------------------
@@ -125,11 +122,10 @@ ALL_KEYS: tuple[Key, ...] = (
 _EXPECTED: Mapping[str, float] = {"compute": 1.2, "memory": 0.5, "run_us": 10.0, "operator_us": 2.0}
 
 
-def fitted(cells: Sequence[Measured], roof: Roof) -> dict[Key, float]:
+def fitted(cells: Sequence[Measured]) -> dict[Key, float]:
     """Factors of at least 0 with the least squares of relative errors, reweighted to be of logarithms."""
-    forms = [features(item.work, roof) for item in cells]
-    keys = sorted({*ALL_KEYS, *(key for form in forms for key in form)})
-    matrix = np.array([[form.get(key, 0.0) for key in keys] for form in forms])
+    keys = ALL_KEYS
+    matrix = np.array([[item.form.get(key, 0.0) for key in keys] for item in cells])
     seconds = np.array([item.seconds for item in cells])
     expected = np.array([_EXPECTED.get(name, 0.2) for _, name in keys])
     weights = 1.0 / seconds
@@ -165,18 +161,18 @@ def _non_negative(matrix: Vector, wanted: Vector, expected: Vector) -> Vector:
             values[~free] = 0.0
 
 
-def ratio(values: Mapping[Key, float], item: Measured, roof: Roof) -> float:
+def ratio(values: Mapping[Key, float], item: Measured) -> float:
     """Predicted over measured."""
-    return sum(values.get(key, 0.0) * value for key, value in features(item.work, roof).items()) / item.seconds
+    return sum(values[key] * value for key, value in item.form.items()) / item.seconds
 
 
-def left_out(cells: Sequence[Measured], roof: Roof) -> dict[str, Vector]:
+def left_out(cells: Sequence[Measured]) -> dict[str, Vector]:
     """Per graph, the logarithms of predicted over measured by the fit without it."""
     graphs = dict.fromkeys(item.graph for item in cells)
     found = {}
     for graph in graphs:
-        values = fitted([item for item in cells if item.graph != graph], roof)
-        found[graph] = np.log([ratio(values, item, roof) for item in cells if item.graph == graph])
+        values = fitted([item for item in cells if item.graph != graph])
+        found[graph] = np.log([ratio(values, item) for item in cells if item.graph == graph])
     return found
 
 
@@ -190,14 +186,14 @@ def spread_of(errors: Mapping[str, Vector]) -> float:
     return float(np.quantile(np.abs(np.concatenate(list(errors.values()))), share))
 
 
-def judged(cells: Sequence[Measured], roof: Roof, engine: str, threads: tuple[int, ...]) -> Fit:
+def judged(cells: Sequence[Measured], engine: str, threads: tuple[int, ...]) -> Fit:
     """The fit of all cells of an engine, with its errors on graphs that were left out."""
-    errors = left_out(cells, roof)
+    errors = left_out(cells)
     covered = []
     for graph, own in errors.items():
-        without = left_out([item for item in cells if item.graph != graph], roof)
+        without = left_out([item for item in cells if item.graph != graph])
         covered += [abs(value) <= spread_of(without) for value in own]
-    values, pooled = fitted(cells, roof), np.concatenate(list(errors.values()))
+    values, pooled = fitted(cells), np.concatenate(list(errors.values()))
     here = host.probe()
     return Fit(
         machine=f"{here.cpu}, {', '.join(here.isa)}",

@@ -34,6 +34,7 @@ from avsdk_export.program import export_program, save_program
 from avsdk_export.to_onnx import onnx_from_program, write_onnx
 from avsdk_targets.compiler import CompileJob
 
+ZOO = ("zoo:style_transfer/wave/transform",)
 ROUNDS = 5
 TURN_S = 0.25
 
@@ -48,7 +49,7 @@ def main(
     """Build, measure, and write after every graph."""
     cells: list[dict[str, Any]] = json.loads(out.read_text())["cells"] if out.exists() else []
     folder = work or Path(tempfile.mkdtemp(prefix="avsdk-prediction-"))
-    for name in only or unlike_graphs.NETWORKS:
+    for name in only or (*unlike_graphs.NETWORKS, *ZOO):
         for place in range(3):
             known = {(item["graph"], item["place"], item["engine"], item["threads"]) for item in cells}
             wanted = [item for item in engine if (name, place, item, threads) not in known]
@@ -87,7 +88,7 @@ def measured(name: str, place: int, engines: list[str], threads: int, folder: Pa
 
 def exported(name: str, place: int, folder: Path) -> tuple[Path, GraphSpec]:
     """The network at one of its sizes as ONNX, and its program beside it, exported as ``avsdk export`` does."""
-    stem = folder / f"{name}-{place}"
+    stem = folder / f"{name.removeprefix('zoo:').replace('/', '-')}-{place}"
     module, sizes = unlike_graphs.network(name)
     inputs = sizes[place]
     given = tuple(
@@ -99,7 +100,7 @@ def exported(name: str, place: int, folder: Path) -> tuple[Path, GraphSpec]:
     if not stem.with_suffix(".onnx").exists():
         program = export_program(module, spec)
         save_program(program, stem.with_suffix(".pt2"))
-        write_onnx(onnx_from_program(program, spec, ModelSpec(name, "tensor", (spec,))), stem.with_suffix(".onnx"))
+        write_onnx(onnx_from_program(program, spec, ModelSpec(stem.name, "tensor", (spec,))), stem.with_suffix(".onnx"))
     return stem.with_suffix(".onnx"), spec
 
 
