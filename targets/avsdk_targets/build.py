@@ -22,6 +22,7 @@ from avsdk.source import ModelSource, SourceFiles
 from avsdk.spec_request import AskedRange
 from avsdk_targets.accurate import Budget, build_within
 from avsdk_targets.assembly import Assembly, proven
+from avsdk_targets.auto import AUTO, fastest
 from avsdk_targets.bundle_files import (
     files_from_source,
     leave_onnx,
@@ -38,6 +39,7 @@ from avsdk_targets.plan import Plan, plan_target
 from avsdk_targets.prepared import Prepared
 from avsdk_targets.proof import proof_for
 from avsdk_targets.spec_file import SpecFile, read_spec_file, require_labels_fit
+from avsdk_targets.speed import accuracy_notices
 from avsdk_targets.target import Target
 
 Notice = Callable[[str], None]
@@ -138,10 +140,20 @@ class Exporter:
 
         ``precision`` stands before that of the options.
         """
-        return self._exported(Placement(plan_target(target, precision or self.options.precision)))
+        asked = precision or self.options.precision
+        if asked == AUTO:
+            built = fastest(target, self.build, self.notice)
+            return replace(built, bundle=publish(built.bundle.path, self.options.out))
+        return self._exported(Placement(plan_target(target, asked)))
 
     def export_placed(self, targets: Mapping[str, Target]) -> Exported:
         """``export`` with a target for each graph."""
+        if self.options.precision == AUTO:
+            raise UsageError(
+                "--precision auto chooses for one target, not for graphs on several",
+                expected="a precision that all of them have",
+                fix="--precision P",
+            )
         return self._exported(placed(targets, self.options.precision))
 
     def _exported(self, placement: Placement) -> Exported:
@@ -282,6 +294,7 @@ def _engines_of(plan: Plan) -> set[str]:
 def _notices_of(bundle: Bundle, plan: Plan) -> tuple[str, ...]:
     """What the build decided without being asked, and why the proof is not a stronger one."""
     decided = [notice for item in bundle.manifest.artifacts for notice in item.options.get("notices", ())]
+    decided += accuracy_notices(bundle.manifest)
     notice = proof_for(plan.candidate).notice
     return (*dict.fromkeys(decided), *([notice] if notice else []))
 

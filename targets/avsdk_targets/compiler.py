@@ -96,7 +96,8 @@ class Compiler(ABC):
 
     ``needs_ranges``: it keeps dynamic axes only within ranges that somebody gave, as an optimisation profile has them.
     ``quantises``: it makes int8 of a model that carries no quantisation, by calibration samples, and says in its
-    answer's ``options["layers"]`` which layer computes in what, by ONNX name.
+    answer's ``options["layers"]`` which layer computes in what, by ONNX name. ``takes_qdq``: it is given the model with
+    symmetric Q/DQ instead, by ONNX Runtime's quantiser.
     ``judged_by``: what its own ``findings`` rest on, where no operator table does. ``needs_program``: it starts from
     the PyTorch program, so it cannot serve a bare ONNX file. ``baseline``: this engine makes no bundle that ships;
     ``avsdk bench`` measures it from the model itself, once with each of these settings.
@@ -115,6 +116,7 @@ class Compiler(ABC):
     judged_by: str = ""
     needs_program: bool = False
     quantises: bool = False
+    takes_qdq: bool = False
     baseline: tuple[Mapping[str, str], ...] = ()
 
     @property
@@ -214,7 +216,7 @@ class Compiler(ABC):
                 expected="a run, a zoo name or a module, which come with their program",
                 fix="give the model's source instead of its ONNX file or bundle",
             )
-        if job.quantisation is not None and not self.quantises:
+        if job.quantisation is not None and not (self.quantises or self.takes_qdq):
             raise NotAvailable(
                 f"{self.engine} has no quantiser here",
                 expected="a model that carries its own quantisation, or an engine that makes it",
@@ -223,16 +225,20 @@ class Compiler(ABC):
         environment = self.environment(job)
         with TemporaryDirectory(prefix="avsdk-rewrite-") as folder:
             rewritten = rewritten_model(job.onnx, Path(folder), self.rewrites, job.graph, job.sizes)
-            require_limits(check_onnx(rewritten.onnx), self.onnx_limits, engine=self.engine)
+            request = {**self._request(job), "onnx": str(rewritten.onnx), "rewritten": list(rewritten.applied)}
+            layers: dict[str, str] = {}
+            if self.takes_qdq and job.quantisation is not None:
+                request["onnx"], layers = _with_qdq(request, Path(folder))
+            require_limits(check_onnx(Path(request["onnx"])), self.onnx_limits, engine=self.engine)
             answer = call_in_child(
                 self.build,
                 name=f"compile-{self.engine}",
                 python=environment.python,
                 timeout_s=_BUILD_TIMEOUT_S,
                 memory_mb=_BUILD_MEMORY_MB,
-                request={**self._request(job), "onnx": str(rewritten.onnx), "rewritten": list(rewritten.applied)},
+                request=request,
             )
-        options = dict(answer.get("options", {}))
+        options = {**answer.get("options", {}), **({"layers": layers} if layers else {})}
         artifact = Artifact(
             graph=job.graph.name,
             engine=self.engine,
@@ -270,3 +276,17 @@ def _document(quantisation: Quantisation | None) -> dict[str, Any] | None:
         "kept": list(quantisation.kept),
         "isa": list(quantisation.isa),
     }
+
+
+def _with_qdq(request: Mapping[str, Any], folder: Path) -> tuple[str, dict[str, str]]:
+    """The model with symmetric Q/DQ, and which layer computes in what; made in the SDK's own environment."""
+    out = folder / "qdq"
+    out.mkdir()
+    answer = call_in_child(
+        "avsdk_targets.compilers.onnxruntime:quantise",
+        name="quantise",
+        timeout_s=_BUILD_TIMEOUT_S,
+        memory_mb=_BUILD_MEMORY_MB,
+        request={**request, "out": str(out)},
+    )
+    return str(out / answer["files"][0]), answer["layers"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from avsdk.errors import AvsdkError
+from avsdk.errors import AvsdkError, BudgetNotMet
 from avsdk.schema import encode
 from avsdk_targets.prepared import Prepared
+from avsdk_targets.speed import layers_of
 
 if TYPE_CHECKING:
     from avsdk_targets.build import Exported
@@ -29,7 +30,15 @@ def export_document(
 
 def _reason(target: str, error: AvsdkError) -> dict[str, Any]:
     path = str(error.path) if isinstance(error, Prepared) and error.path else None
-    return {"target": target, "code": error.exit_code, "reason": error.failed, "fix": error.fix, "path": path}
+    chart = error.chart if isinstance(error, BudgetNotMet) else ""
+    return {
+        "target": target,
+        "code": error.exit_code,
+        "reason": error.failed,
+        "fix": error.fix,
+        "path": path,
+        **({"ranking": chart} if chart else {}),
+    }
 
 
 def _bundle_document(item: Exported) -> dict[str, Any]:
@@ -59,4 +68,9 @@ def _bundle_document(item: Exported) -> dict[str, Any]:
             for graph in manifest.spec.graphs
         ],
         "parity": parity,
+        "drop": item.drop,
+        "snr_db": item.snr_db,
+        "layers": layers_of(manifest),
+        "calibration": manifest.measured.get("calibration"),
+        "speed": manifest.measured.get("speed"),
     }

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INLINE_BYTES = 1 << 30
@@ -69,6 +71,19 @@ def products(model: Path) -> dict[str, int]:
             for size in shapes[weight][1:]:
                 count *= size
             found[node.name] = count
+    return found
+
+
+def layer_signatures(onnx_file: str, cache: str) -> dict[str, tuple[float, float, float]]:
+    """Of each layer how many weights it has, their sum and the sum of their magnitudes, whatever their layout."""
+    model = onnx.load(named_layers(Path(onnx_file), Path(cache)))
+    held = {item.name: item for item in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        names = [name for name in node.input[:2] if name in held]
+        if node.op_type in LAYERS and names:
+            weights = numpy_helper.to_array(held[names[0]]).astype(np.float64)
+            found[node.name] = (float(weights.size), float(weights.sum()), float(np.abs(weights).sum()))
     return found
 
 

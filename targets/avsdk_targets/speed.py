@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from avsdk.bundle import open_bundle, write_manifest
+from avsdk.bundle import Manifest, open_bundle, write_manifest
 from avsdk.errors import NotAvailable
 from avsdk.host import probe
 from avsdk.timing import load_timer
@@ -50,3 +50,29 @@ def compare_speed(made: Path, assembly: Assembly, notice: Callable[[str], None])
     }
     manifest = bundle.manifest
     write_manifest(made, replace(manifest, measured={**manifest.measured, "speed": speed}))
+
+
+def layers_of(manifest: Manifest) -> dict[str, dict[str, str]]:
+    """Which layer of which graph computes in what, where a quantiser said so."""
+    found = {item.graph: item.options["layers"] for item in manifest.artifacts if item.options.get("layers")}
+    return {graph: dict(layers) for graph, layers in found.items()}
+
+
+def accuracy_notices(manifest: Manifest) -> list[str]:
+    """What a person is to know of a build within a budget: its cost, its layers in fp32, and whether it is faster."""
+    said = []
+    accuracy, speed = manifest.measured.get("accuracy"), manifest.measured.get("speed")
+    if accuracy:
+        drop = f"{accuracy['metric']} drops by {100 * accuracy['drop']:.2f} %, " if accuracy["metric"] else ""
+        said.append(f"{drop}SNR {accuracy['snr_db']:.1f} dB against fp32 on {accuracy['samples']} held-back samples")
+    for graph, layers in layers_of(manifest).items():
+        kept = [name for name, precision in layers.items() if precision != "int8"]
+        if kept:
+            said.append(f"{len(kept)} of {len(layers)} layers of {graph} in fp32: {', '.join(kept)}")
+    if speed:
+        low, high = speed["ratio_ci"]
+        word = {"slower": "SLOWER than", "faster": "faster than"}.get(speed["verdict"], "not shown to be faster than")
+        said.append(
+            f"{word} fp32 on the machine that made it: {speed['ratio']:.2f} of its latency ({low:.2f} to {high:.2f})"
+        )
+    return said

@@ -241,7 +241,7 @@ def test_a_setting_with_a_wrong_value_is_exit_2(tmp_path: Path, setting: dict[st
         ("cpu", "host", "bf16", "litert builds fp32, fp16w"),
         ("cpu", "host", "fp32", ""),
         ("cpu", "cortex-a76", "fp16w", ""),
-        ("cpu", "host", "int8", "it builds fp32, fp16w for processors"),
+        ("cpu", "host", "int8", ""),
         ("edgetpu", "edgetpu", "int8", ""),
         ("edgetpu", "edgetpu", "fp32", "the Edge TPU computes in int8"),
     ],

@@ -12,10 +12,9 @@ bundle says so. Either file is loaded, run once and compared with the reference 
 
 from __future__ import annotations
 
-import copy
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -26,20 +25,19 @@ import numpy as np
 from avsdk.errors import AvsdkError, NotAvailable, ParityFailed, ToolchainCrashed, ToolchainMissing, UsageError
 from avsdk.onnx_check import OnnxLimits
 from avsdk.worker import call_in_child
-from avsdk_targets import edge_tpu, litert_graph
+from avsdk_targets import edge_tpu, litert_graph, litert_quantiser
 from avsdk_targets.compiler import Compiled, CompileJob, Compiler, Verdict
 from avsdk_targets.rewrite import RewritePlan
 from avsdk_targets.toolchain import Environment, PackageNeed, environment_for
 
-_HALF_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
 _EDGE_TPU = "edgetpu"
 _FINISH_TIMEOUT_S = 600.0
 _FINISH_MEMORY_MB = 16_384
 
 
 class LiteRtCompiler(Compiler):
-    """``fp32``; ``fp16w``: weights stored in fp16 and widened when the file is loaded, computed in fp32; ``int8`` for
-    the Edge TPU, whose compiler takes over where it is on PATH.
+    """``fp32``; ``fp16w``: weights stored in fp16 and widened when the file is loaded, computed in fp32; ``int8`` by
+    calibration, and for the Edge TPU, whose compiler takes over where it is on PATH.
     """
 
     engine = "litert"
@@ -49,6 +47,7 @@ class LiteRtCompiler(Compiler):
     judged_by = "litert-torch 0.10.0, which publishes no list of operators"
     dynamic_axes = False
     precisions = ("fp32", "fp16w", "int8")
+    quantises = True
     settings: Mapping[str, str] = {
         "weight_cache": "yes: keep the packed weights in a file of the user's cache, for a faster second start",
         "edgetpu_partial": "allow: accept a model of which the Edge TPU runs a part, and the processor the rest",
@@ -75,8 +74,6 @@ class LiteRtCompiler(Compiler):
             return "" if precision == "int8" else f"the Edge TPU computes in int8, not {precision}"
         if device != "cpu" and not arch.startswith(("arm", "aarch64", "cortex")):
             return f"it compiles for processors and the Edge TPU, not {device}"
-        if precision == "int8":
-            return "it builds fp32, fp16w for processors; int8 for the Edge TPU only"
         return super().refusal(device, arch, precision)
 
     def check(self, device: str, arch: str, precision: str) -> Verdict:
@@ -116,6 +113,12 @@ class LiteRtCompiler(Compiler):
     def compile(self, job: CompileJob) -> Compiled:
         """Build by the route of the source; the other one is taken only where the first fails, and is said."""
         kept = self.session_options(job.options, job.device)
+        if job.precision == "int8" and job.quantisation is None and job.device != _EDGE_TPU:
+            raise NotAvailable(
+                f"graph {job.graph.name!r} is not quantised for a processor without calibration",
+                expected="the model's own inputs, which the ranges of int8 are fitted to",
+                fix="--calibration DIR, or --precision fp32",
+            )
         if job.program is None:
             compiled = _OnnxRoute().compile(job)
         else:
@@ -124,6 +127,20 @@ class LiteRtCompiler(Compiler):
             except (ToolchainCrashed, ToolchainMissing, ParityFailed) as error:
                 compiled = _by_onnx_instead(job, error)
         return _with_options(self._finished(job, compiled), kept)
+
+    def _request(self, job: CompileJob) -> dict[str, Any]:
+        """Beside the job the signatures of the ONNX layers, by which the file's operations are told."""
+        request = super()._request(job)
+        if job.quantisation is not None:
+            request["signatures"] = call_in_child(
+                "avsdk_targets.onnx_layers:layer_signatures",
+                name="layers",
+                timeout_s=_FINISH_TIMEOUT_S,
+                memory_mb=_FINISH_MEMORY_MB,
+                onnx_file=str(job.onnx),
+                cache=str(job.quantisation.cache),
+            )
+        return request
 
     def _finished(self, job: CompileJob, compiled: Compiled) -> Compiled:
         """Halve or quantise what came from onnx2tf, whose toolchain has no quantiser; then the Edge TPU's compiler."""
@@ -266,59 +283,22 @@ def finish(request: dict[str, Any]) -> dict[str, Any]:
     if request["precision"] == "fp32":
         return {"options": {}, "built_with": {}}
     options: dict[str, Any] = {}
+    quantisation = request.get("quantisation")
     if request["precision"] == "fp16w":
-        _halve_weights(path)
+        litert_quantiser.halve_weights(path)
     else:
-        samples = litert_graph.golden_feeds(graph, sizes, request.get("golden")) or [
-            litert_graph.sample_feeds(graph, sizes, None)
-        ]
-        _quantise(path, samples, graph)
+        golden = quantisation["samples"] if quantisation else request.get("golden")
+        samples = litert_graph.golden_feeds(graph, sizes, golden) or [litert_graph.sample_feeds(graph, sizes, None)]
+        if request["device"] == _EDGE_TPU or not quantisation:
+            litert_quantiser.quantise_all(path, _load(path), samples, graph)
+        else:
+            options["layers"] = litert_quantiser.quantise_layers(
+                path, _load(path), samples, graph, request["signatures"], quantisation["kept"]
+            )
     _load(path)
     if request["device"] == _EDGE_TPU:
-        options = _edge_tpu_facts(path)
+        options.update(_edge_tpu_facts(path))
     return {"options": options, "built_with": {"ai-edge-quantizer": metadata.version("ai-edge-quantizer")}}
-
-
-def _halve_weights(path: str) -> None:
-    """Store the weights of every weighted operation as fp16, each behind a DEQUANTIZE; rewrites the file."""
-    from ai_edge_quantizer import qtyping, quantizer
-
-    config = qtyping.OpQuantizationConfig(
-        weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
-        compute_precision=qtyping.ComputePrecision.FLOAT,
-        explicit_dequantize=True,
-    )
-    work = quantizer.Quantizer(path)
-    for operation in _HALF_WEIGHTS:
-        work.update_quantization_recipe(
-            regex=".*",
-            operation_name=qtyping.TFLOperationName[operation],
-            op_config=config,
-            algorithm_key="float_casting",
-        )
-    work.quantize().export_model(path, overwrite=True)
-
-
-def _quantise(path: str, samples: Sequence[Mapping[str, np.ndarray[Any, Any]]], graph: Mapping[str, Any]) -> None:
-    """Quantise weights and activations to int8 by the ranges that the samples reach; rewrites the file.
-
-    With weights per channel a matrix product of activations and constants has given zeros on every kernel
-    (ai-edge-quantizer 0.10), so those are scaled per tensor.
-    """
-    from ai_edge_quantizer import quantizer, recipe
-
-    rules = recipe.static_wi8_ai8()
-    product = copy.deepcopy(rules[0])
-    product["operation"] = "BATCH_MATMUL"
-    product["op_config"]["weight_tensor_config"]["granularity"] = "TENSORWISE"
-    work = quantizer.Quantizer(path, [*rules, product])
-    (signature,) = _load(path).get_signature_list().items()
-    names = dict(zip([item["name"] for item in graph["inputs"]], signature[1]["inputs"]))
-    kept = {name: litert_graph.plain_names(graph)[name] for name in names}
-    if set(kept.values()) == set(signature[1]["inputs"]):  # onnx2tf keeps them, and lists them in another order
-        names = kept
-    calibrated = work.calibrate({signature[0]: [{names[key]: feeds[key] for key in feeds} for feeds in samples]})
-    work.quantize(calibrated).export_model(path, overwrite=True)
 
 
 def _edge_tpu_facts(path: str) -> dict[str, Any]:

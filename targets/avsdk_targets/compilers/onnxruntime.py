@@ -180,6 +180,12 @@ def _typed_shares(model: Path, request: Mapping[str, Any]) -> dict[str, float]:
 # -- quantisation ------------------------------------------------------------------------------------------------------
 
 
+def quantise(request: dict[str, Any]) -> dict[str, Any]:
+    """In a child: the model of a compile request with Q/DQ in ``request["out"]``, for an engine that obeys that."""
+    files, layers = _quantised(Path(request["onnx"]), request)
+    return {"files": files, "layers": layers}
+
+
 def _quantised(model: Path, request: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     """Static Q/DQ by ONNX Runtime's own quantiser; the file, and which layer computes in what."""
     from avsdk_targets.onnx_layers import named_layers, quantisable

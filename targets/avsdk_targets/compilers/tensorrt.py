@@ -43,6 +43,7 @@ class TensorRtCompiler(Compiler):
     package = PackageNeed("tensorrt", "tensorrt", "10.0", "12")
     onnx_limits = OnnxLimits(ir=12, opset=22)
     precisions = PRECISIONS
+    takes_qdq = True
     needs_ranges = True
     settings = {
         **SETTINGS,

@@ -27,6 +27,7 @@ class TensorRtRtxCompiler(Compiler):
     toolchain = "tensorrt_rtx"
     onnx_limits = OnnxLimits(ir=13, opset=24)
     precisions = PRECISIONS
+    takes_qdq = True
     needs_ranges = True
     settings = SETTINGS
     rewrites = RewritePlan(opset=(7, 24), ir=13, lacking=LACKING)
