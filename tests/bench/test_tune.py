@@ -133,13 +133,13 @@ def pressed(*arguments, **named):
     if count[0] == 2:
         signal.raise_signal(signal.SIGINT)
     return whole(*arguments, **named)
-tune.run_bench = pressed
+tune.run_bench, tune._SCREEN_S = pressed, 0.4
 cli.main(sys.argv[1:])
 """
 
 
 def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
-    words = ["tune", str(model), "--target", "onnxruntime", "--axis", SIZES, "--threads", "1", "--budget-s", "30"]
+    words = ["tune", str(model), "--target", "onnxruntime", "--axis", SIZES, "--threads", "1", "--budget-s", "900"]
     words += ["--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", _INTERRUPTED, *words], capture_output=True, text=True, check=False, env=dict(os.environ)
