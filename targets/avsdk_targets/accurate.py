@@ -233,9 +233,12 @@ def _recorded(assembly: Assembly, asked: Calibration, work: Path, notice: Callab
     kind: type[Predictor] = plugins.load("predictors", spec.predictor)
     chosen = choose(asked, kind.suffixes)
     reference = _reference(assembly, work / "reference")
-    notice(f"running fp32 on {min(chosen.wanted, len(chosen.calibrating))} files to calibrate, "
-           f"{len(chosen.held_back)} to measure on")  # fmt: skip
-    groups = {"calibrating": chosen.calibrating, "held_back": chosen.held_back}
+    groups = {"held_back": chosen.held_back}
+    if _to_quantise(assembly):
+        groups["calibrating"] = chosen.calibrating
+    counts = {"calibrating": chosen.wanted, "held_back": len(chosen.held_back)}
+    files = {name: min(counts[name], len(group)) for name, group in groups.items()}
+    notice(f"running fp32 on {' and '.join(f'{count} files ({name})' for name, count in files.items())}")
     report: dict[str, Any] = call_in_child(
         record,
         name="calibration",
@@ -243,7 +246,7 @@ def _recorded(assembly: Assembly, asked: Calibration, work: Path, notice: Callab
         memory_mb=_MEMORY_MB,
         reference=str(reference),
         groups={name: [str(file) for file in files] for name, files in groups.items()},
-        wanted={"calibrating": chosen.wanted, "held_back": len(chosen.held_back)},
+        wanted=counts,
         sizes=_built_sizes(assembly, spec),
         threads=default_threads(),
         out=str(work),
@@ -260,15 +263,15 @@ def _recorded(assembly: Assembly, asked: Calibration, work: Path, notice: Callab
 
 def _check(report: Mapping[str, Any], chosen: Chosen, asked: Calibration, notice: Callable[[str], None]) -> None:
     """Raise ``UsageError`` for files that cannot serve; name those that were passed over."""
-    for group, option in (("calibrating", "--calibration"), ("held_back", "--data" if asked.data else "--calibration")):
+    for group in report:
+        option = "--data" if group == "held_back" and asked.data else "--calibration"
         unreadable = [f"{Path(file).name}: {reason}" for file, reason in report[group]["unreadable"]]
         for text in unreadable[:_MOST_UNREADABLE]:
             notice(f"{option}: passed over {text}")
         if len(unreadable) > _MOST_UNREADABLE:
             notice(f"{option}: and {len(unreadable) - _MOST_UNREADABLE} more that cannot be read")
-        if group == "held_back" or chosen.calibrating:
-            usable = replace(chosen, asked=chosen.asked and group == "calibrating")
-            require_enough(usable, len(report[group]["files"]), unreadable)
+        usable = replace(chosen, asked=chosen.asked and group == "calibrating")
+        require_enough(usable, len(report[group]["files"]), unreadable)
         if report[group]["noise"]:
             raise UsageError(
                 f"{option} holds random numbers: neighbours in its {len(report[group]['files'])} samples have nothing "
@@ -280,14 +283,17 @@ def _check(report: Mapping[str, Any], chosen: Chosen, asked: Calibration, notice
 
 def _facts(report: Mapping[str, Any], chosen: Chosen) -> dict[str, Any]:
     """What the manifest says of the samples: hash, size, coverage, what was passed over."""
+    none: dict[str, list[str]] = {"files": []}
     unreadable = [Path(file).name for group in report.values() for file, _ in group["unreadable"]]
     return {
-        "sha256": content_hash([*report["calibrating"]["files"], *report["held_back"]["files"]]),
-        "files": len(report["calibrating"]["files"]),
+        "sha256": content_hash(
+            file for group in ("calibrating", "held_back") for file in report.get(group, none)["files"]
+        ),
+        "files": len(report.get("calibrating", none)["files"]),
         "held_back": len(report["held_back"]["files"]),
         "duplicates": chosen.duplicates,
         "unreadable": {"count": len(unreadable), "names": unreadable[:_MOST_UNREADABLE]},
-        "coverage": report["calibrating"]["coverage"] or report["held_back"]["coverage"],
+        "coverage": report.get("calibrating", report["held_back"])["coverage"],
     }
 
 

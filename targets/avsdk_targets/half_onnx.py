@@ -33,6 +33,13 @@ _FULL_FOR: Mapping[str, frozenset[str]] = {"fp16": _FULL, "bf16": _FULL | {"Conv
 """TensorRT for RTX 1.7.1 has no bf16 kernel for the one, and its parser mixes types in the other."""
 _SCALED = frozenset({"Add", "Clip", "Div", "Max", "Min", "Mul", "Sub"})
 """With a constant, these follow what came before: a variance stays in fp32 until its root is taken."""
+_CHOICES = frozenset({"ArgMax", "ArgMin", "TopK"})
+_ON_THE_WAY = frozenset({
+    "Abs", "Add", "Clip", "Div", "Expand", "Identity", "Mul", "Neg", "Reshape", "Squeeze", "Sub", "Sum", "Transpose",
+    "Unsqueeze",
+})  # fmt: skip
+_PAIRED = frozenset({"Einsum", "Gemm", "MatMul"})
+_LAYOUT = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _FIXED_INPUTS: Mapping[str, frozenset[int]] = {"Resize": frozenset({1, 2}), "Upsample": frozenset({1})}
 """Inputs that are kept in fp32, whatever the data is."""
 
@@ -123,6 +130,7 @@ class _Rewrite:
         self._floats = {item.name for item in typed if item.type.tensor_type.elem_type == TensorProto.FLOAT}
         self._outputs = {item.name for item in graph.output}
         self._taken = {name for node in graph.node for name in (*node.input, *node.output)} | self._outputs
+        self._sensitive = _distances(graph) | _grams(graph)
         self._half: set[str] = set()
         self._kept: set[str] = set()
         self._casts: dict[tuple[str, int], str] = {}
@@ -191,7 +199,10 @@ class _Rewrite:
 
     def _stays_full(self, node: onnx.NodeProto, inputs: list[int]) -> bool:
         names = [node.input[index] for index in inputs]
-        if any(self._unfit(name) for name in names):
+        compared = node.op_type in _CHOICES and node.input[0] in self._sensitive
+        if compared or node.output[0] in self._sensitive or any(self._unfit(name) for name in names):
+            return True
+        if node.op_type == "Div" and node.input[1] in self._kept:  # by a norm, which passes fp16's range sooner
             return True
         data = [name for name in names if name not in self._weights]
         return node.op_type in _SCALED and len(data) == 1 and len(names) > 1 and data[0] in self._kept
@@ -248,6 +259,41 @@ class _Rewrite:
             halved = numpy_helper.to_array(self._weights[name]).astype(helper.tensor_dtype_to_np_dtype(kind))
             self._added.append(numpy_helper.from_array(halved, self._casts[name, kind]))
         return self._casts[name, kind]
+
+
+def _distances(graph: onnx.GraphProto) -> set[str]:
+    """What the products whose results are compared, and what lies between, make: distances to a codebook.
+
+    They are differences of large, nearly equal numbers, and a rounded one picks another code.
+    """
+    maker = {name: node for node in graph.node for name in node.output}
+    waiting = [node.input[0] for node in graph.node if node.op_type in _CHOICES]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        node = maker.get(name)
+        if node is None or name in found or node.op_type not in _ON_THE_WAY | _PAIRED:
+            continue
+        found.update(node.output)
+        if node.op_type in _ON_THE_WAY:
+            waiting += node.input
+    return found
+
+
+def _grams(graph: onnx.GraphProto) -> set[str]:
+    """What the products of a tensor with itself make: Gram matrices, whose sums over all places pass fp16's range."""
+    maker = {name: node for node in graph.node for name in node.output}
+
+    def source(name: str) -> str:
+        while name in maker and maker[name].op_type in _LAYOUT:
+            name = maker[name].input[0]
+        return name
+
+    return {
+        node.output[0]
+        for node in graph.node
+        if node.op_type in _PAIRED and len(node.input) > 1 and source(node.input[0]) == source(node.input[1])
+    }
 
 
 def _require_types(graph: onnx.GraphProto, known: set[str], precision: str) -> None:

@@ -205,3 +205,50 @@ def test_sparse_weights_are_refused() -> None:
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [16, 16]))
     with pytest.raises(NotAvailable, match="the sparse weights 'w', which are not cast to fp16"):
         half_from_full(model)
+
+
+def kept_in_full(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], shape: list[int]) -> dict[str, bool]:
+    """Which nodes of a graph of ``x`` compute in fp32 after the cast to fp16, by name."""
+    values = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
+        helper.make_tensor_value_info("y", TensorProto.UNDEFINED, None),
+    ]
+    if nodes[-1].op_type in {"ArgMin", "ArgMax"}:
+        ends[1] = helper.make_tensor_value_info("y", TensorProto.INT64, None)
+    else:
+        ends[1] = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], values)
+    cast = half_from_full(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    kinds = {
+        item.name: item.type.tensor_type.elem_type for item in onnx.shape_inference.infer_shapes(cast).graph.value_info
+    }
+    kinds |= {item.name: item.data_type for item in cast.graph.initializer} | {"x": TensorProto.FLOAT}
+    return {node.name: kinds[node.input[0]] == TensorProto.FLOAT for node in cast.graph.node if node.op_type != "Cast"}
+
+
+def test_distances_to_a_codebook_stay_in_fp32() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="layer"),
+        helper.make_node("MatMul", ["h", "codes"], ["dots"], name="product"),
+        helper.make_node("Mul", ["dots", "two"], ["twice"], name="twice"),
+        helper.make_node("Sub", ["squares", "twice"], ["d"], name="distance"),
+        helper.make_node("ArgMin", ["d"], ["y"], name="choice", axis=1),
+    ]
+    weights = {"w": np.ones((8, 8), "f4"), "codes": np.ones((8, 16), "f4"), "two": np.full(1, 2, "f4"),
+               "squares": np.ones(16, "f4")}  # fmt: skip
+    found = kept_in_full(nodes, weights, [4, 8])
+    assert found == {"layer": False, "product": True, "twice": True, "distance": True, "choice": True}
+
+
+def test_a_gram_matrix_and_a_division_by_a_norm_stay_in_fp32() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="layer"),
+        helper.make_node("Transpose", ["h"], ["t"], name="turn", perm=[1, 0]),
+        helper.make_node("MatMul", ["t", "h"], ["g"], name="gram"),
+        helper.make_node("ReduceL2", ["g"], ["n"], name="norm", axes=[1]),
+        helper.make_node("Div", ["g", "n"], ["u"], name="unit"),
+        helper.make_node("MatMul", ["u", "w"], ["y"], name="after"),
+    ]
+    found = kept_in_full(nodes, {"w": np.ones((8, 8), "f4")}, [4, 8])
+    assert found == {"layer": False, "turn": False, "gram": True, "norm": True, "unit": True, "after": False}
