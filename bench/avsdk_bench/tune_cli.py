@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from avsdk_bench.tune_choice import Tuned
     from avsdk_bench.tune_report import Words
 
+_Model = Annotated[str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")]
 _Axes = Annotated[
     list[str] | None,
     typer.Option("--axis", metavar="AXIS=SIZE,...", help="Sizes to try; may be repeated.", show_default=False),
@@ -40,9 +41,7 @@ _Out = Annotated[Path, typer.Option("--out", help="The folder that takes what is
 
 
 def tune(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")
-    ],
+    model: _Model,
     target: Annotated[str, typer.Option("--target", metavar="T[,T]", help="Search among these.")],
     axis: _Axes = None,
     precision: _Precision = "",
@@ -79,8 +78,7 @@ def tune(
     limits = Limits(max_latency_ms, None if max_drop is None else drop_from_text(max_drop), min_snr_db, max_size_mb)
     _require_packages()
     find_source(model)
-    targets, given = resolve_list(target), console.settings_from(settings)
-    require_read(given, targets)
+    require_read(given := console.settings_from(settings), targets := resolve_list(target))
     asked = Asked(given, calibration_asked(calibration, data, calibration_samples), limits.of_accuracy())
     space = space_of(
         targets, precisions=[name.strip() for name in precision.split(",") if name.strip()],
