@@ -130,7 +130,7 @@ def _trained(family: Family, recipe: Recipe, outcome: Outcome) -> dict[str, Any]
 def _trained_parts(model: str) -> tuple[Family, Callable[[Any], Any], Mapping[str, Path]]:
     found = load_trained(model)
     family = _family_of_model(found.spec.model)
-    return family, family.apply(next(iter(found.networks.values()))), found.assets
+    return family, family.apply(found.network), found.assets
 
 
 def _bundle_parts(path: Path) -> tuple[Family, Callable[[Any], Any], Mapping[str, Path]]:

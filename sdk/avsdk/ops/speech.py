@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from avsdk.errors import UsageError
+from avsdk.errors import UnusableInput, UsageError
 from avsdk.ops import Array, Operation, Trace, is_count, is_number
 from avsdk.ops.spectrum import Frames, power
 
@@ -20,16 +20,24 @@ _LINEAR_TO_HZ, _HZ_PER_MEL = 1000.0, 200.0 / 3
 _LOG_STEP = np.log(6.4) / 27
 """Slaney's mel scale: linear up to 1000 Hz, then 27 steps for a factor of 6.4 (Auditory Toolbox, 1998)."""
 
+_WARPED_SHARE = 0.85
+"""Up to this share of the highest frequency a warp is a plain factor."""
+
 
 @dataclass(frozen=True)
 class MelBands:
-    """Triangles of equal area, evenly spaced on Slaney's mel scale, over a spectrum of ``frames``."""
+    """Triangles of equal area, evenly spaced on Slaney's mel scale, over a spectrum of ``frames``.
+
+    ``warp`` moves every frequency by that factor, as a longer or shorter vocal tract does; in the upper part less and
+    less, so that the highest stays (Jaitly and Hinton 2013).
+    """
 
     sample_rate_hz: int = 16_000
     frames: Frames = Frames(size=400, window=400, hop=160)
     bands: int = 80
     low_hz: float = 0.0
     high_hz: float = 8000.0
+    warp: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse frequencies that the sound does not have."""
@@ -38,6 +46,8 @@ class MelBands:
                 f"{self.bands} mel bands from {self.low_hz:g} to {self.high_hz:g} Hz at {self.sample_rate_hz} Hz",
                 expected="0 <= low_hz < high_hz <= half the sampling rate, and a band",
             )
+        if not 0.5 <= self.warp <= 2:
+            raise UsageError(f"frequencies moved by {self.warp}", expected="a factor from 0.5 to 2")
 
 
 def log_mel(sound: Array, mel: MelBands, *, top_db: float | None = None) -> Array:
@@ -96,12 +106,18 @@ def standardised(features: Array, mean: Array, deviation: Array, weight: float) 
 @lru_cache(maxsize=16)
 def _filters(mel: MelBands, dtype: str) -> Array:
     """The triangles (bins, bands), each with area 1 over its width in hertz."""
-    edges = _hz(np.linspace(_mel(mel.low_hz), _mel(mel.high_hz), mel.bands + 2))
+    edges = _warped(_hz(np.linspace(_mel(mel.low_hz), _mel(mel.high_hz), mel.bands + 2)), mel)
     bins = np.arange(mel.frames.bins) * mel.sample_rate_hz / mel.frames.size
     rising = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
     triangles = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))
     return np.ascontiguousarray(triangles, dtype)
+
+
+def _warped(hz: Array, mel: MelBands) -> Array:
+    corner = _WARPED_SHARE * mel.high_hz * min(mel.warp, 1) / mel.warp
+    slope = (mel.high_hz - corner * mel.warp) / (mel.high_hz - corner)
+    return np.where(hz <= corner, hz * mel.warp, mel.high_hz - slope * (mel.high_hz - hz))
 
 
 def _mel(hz: float) -> float:
@@ -154,6 +170,23 @@ def mfcc_step(
     return with_deltas(mfcc(sound, _bands(sample_rate_hz, size, window, hop, bands), coefficients=coefficients))
 
 
+def standardise_frames(features: Array, trace: Trace, *, mean: Array, deviation: Array, weight: float) -> Array:
+    """The step of that name: see ``standardised``."""
+    del trace
+    if features.shape[1] != len(mean):
+        raise UnusableInput(f"features of {features.shape[1]} values per frame", expected=f"{len(mean)}")
+    return standardised(features, np.asarray(mean), np.asarray(deviation), weight)
+
+
+def _check_statistics(mean: object, deviation: object, weight: object) -> str:
+    lists = isinstance(mean, list) and isinstance(deviation, list) and 0 < len(mean) == len(deviation)
+    if lists and is_number(weight, 1e-3, 1e9):
+        values = [*mean, *deviation]  # type: ignore[misc]
+        if all(is_number(value, -1e6, 1e6) for value in values) and min(deviation) > 0:  # type: ignore[call-overload]
+            return ""
+    return "mean and deviation as lists of equally many numbers, deviations above 0, and a weight above 0"
+
+
 def _check_bands(
     sample_rate_hz: object = 16_000, size: object = 400, window: object = 400, hop: object = 160, bands: object = 40,
     coefficients: object = 1,
@@ -164,5 +197,13 @@ def _check_bands(
     return "" if fits else "size 2..16384, window 1..size, hop 1..window, bands 1..512, coefficients 1..bands"
 
 
-OPERATIONS: Mapping[str, Operation] = {"log_mel": log_mel_step, "mfcc": mfcc_step}
-CHECKS: Mapping[str, Callable[..., str]] = {"log_mel": _check_bands, "mfcc": _check_bands}
+OPERATIONS: Mapping[str, Operation] = {
+    "log_mel": log_mel_step,
+    "mfcc": mfcc_step,
+    "standardise_frames": standardise_frames,
+}
+CHECKS: Mapping[str, Callable[..., str]] = {
+    "log_mel": _check_bands,
+    "mfcc": _check_bands,
+    "standardise_frames": _check_statistics,
+}
