@@ -62,8 +62,12 @@ class SpeechModel:
 
 def unit_file(shape: Shape, speakers: tuple[str, ...] = (), voices: tuple[str, ...] = ()) -> UnitFile:
     """What the device must know of the network beside its graphs."""
-    numbered = tuple(str(index) for index in range(shape.voices))
-    return UnitFile(shape.stride, shape.context, speakers, voices or numbered)
+    speakers = speakers or _numbered(shape.speakers)
+    return UnitFile(shape.stride, shape.context, speakers, voices or _numbered(shape.voices))
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(str(index) for index in range(count))
 
 
 def unit_net(network: nn.Module) -> UnitNet:

@@ -42,32 +42,37 @@ class Codebook(nn.Module):
         return functional.embedding(codes, self.entries)
 
     @torch.no_grad()
+    def begin(self, vectors: Tensor, mask: Tensor) -> None:
+        """Take the entries from vectors of the first batch instead of chance; later calls do nothing."""
+        if self.filled:
+            return
+        fresh = self._drawn(_real(vectors, mask))
+        self.entries.copy_(fresh + 1e-3 * fresh.std() * torch.randn_like(fresh))
+        self.sums.copy_(self.entries)
+        self.filled.fill_(1)
+
+    @torch.no_grad()
     def learn(self, vectors: Tensor, codes: Tensor, mask: Tensor) -> None:
         """Move the entries towards the vectors (batch, frames, size) that chose them, over all processes."""
-        real = mask.reshape(-1) > 0
-        found = vectors.detach().float().reshape(-1, vectors.shape[-1])[real]
-        chosen = functional.one_hot(codes.reshape(-1)[real], len(self.entries)).float()
+        found = _real(vectors, mask)
+        chosen = functional.one_hot(_real(codes[..., None], mask)[:, 0].long(), len(self.entries)).float()
         counts, sums = chosen.sum(dim=0), chosen.transpose(0, 1) @ found
-        fresh = found[torch.randint(len(found), (len(self.entries),), device=found.device)]
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        if _several():
             distributed.all_reduce(counts)
             distributed.all_reduce(sums)
-            distributed.broadcast(fresh, 0)
-        if not self.filled:
-            self._begin(fresh)
-            return
         self.counts.mul_(DECAY).add_(counts, alpha=1 - DECAY)
         self.sums.mul_(DECAY).add_(sums, alpha=1 - DECAY)
-        self._restart(fresh)
+        self._restart(self._drawn(found))
         total = self.counts.sum()
         smooth = (self.counts + SMOOTHING) / (total + len(self.counts) * SMOOTHING) * total
         self.entries.copy_(self.sums / smooth[:, None])
 
-    def _begin(self, fresh: Tensor) -> None:
-        """Start from vectors of the first batch instead of chance."""
-        self.entries.copy_(fresh + 1e-3 * fresh.std() * torch.randn_like(fresh))
-        self.sums.copy_(self.entries)
-        self.filled.fill_(1)
+    def _drawn(self, found: Tensor) -> Tensor:
+        """As many of the vectors as there are entries, at random; the first process's, in all of them."""
+        fresh = found[torch.randint(len(found), (len(self.entries),), device=found.device)]
+        if _several():
+            distributed.broadcast(fresh, 0)
+        return fresh
 
     def _restart(self, fresh: Tensor) -> None:
         """Give what is hardly used a vector of this batch, with the count that it starts with."""
@@ -75,3 +80,12 @@ class Codebook(nn.Module):
         start = self.counts.mean()
         self.sums.copy_(torch.where(dead[:, None], fresh * start, self.sums))
         self.counts.copy_(torch.where(dead, start, self.counts))
+
+
+def _real(values: Tensor, mask: Tensor) -> Tensor:
+    """The frames (frames, size) that are there, in float32."""
+    return values.detach().float().reshape(-1, values.shape[-1])[mask.reshape(-1) > 0]
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

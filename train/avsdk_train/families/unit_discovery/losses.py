@@ -26,15 +26,16 @@ class UnitLoss:
 
     def __call__(self, network: nn.Module, batch: Batch, step: int) -> Losses:
         """The losses of one step; the total of several processes takes all weights into account, used or not."""
-        found = self._inverted(network, batch) if "magnitudes" in batch else self._reconstructed(network, batch)
+        found = self._inverted(network, batch) if "magnitudes" in batch else self._decoded(network, batch, step)
         if isinstance(network, DistributedDataParallel):  # it waits for the gradient of every weight
             idle = [weight.sum() for weight in network.parameters() if weight.requires_grad]
             return Losses(found.total + 0 * torch.stack(idle).sum(), found.parts)
         return found
 
-    def _reconstructed(self, network: nn.Module, batch: Batch) -> Losses:
+    def _decoded(self, network: nn.Module, batch: Batch, step: int) -> Losses:
         settings = self._settings
-        answer = cast(Answer, network(batch["frames"], batch["lengths"], batch["speakers"], settings.jitter))
+        given = (batch["frames"], batch["lengths"], batch["speakers"], settings.jitter)
+        answer = cast(Answer, network(*given, quantises=step >= settings.warm_up_steps))
         mask = mask_from_lengths(batch["lengths"], batch["frames"].shape[1])
         frames = mask.sum()
         likelihood = 0.5 * _masked_squares(answer.features - batch["target"], mask) / frames

@@ -189,22 +189,33 @@ class UnitNet(nn.Module):
         self.inverter = Inverter(shape)
 
     def forward(
-        self, frames: Tensor, lengths: Tensor, speakers: Tensor, jitter: float = 0.0, inverts: bool = False
+        self,
+        frames: Tensor,
+        lengths: Tensor,
+        speakers: Tensor,
+        jitter: float = 0.0,
+        *,
+        quantises: bool = True,
+        inverts: bool = False,
     ) -> Answer:
         """Encode, quantise and decode; in training the codebook learns and a share of the codes is jittered.
 
-        The gradient passes the codebook as if it were not there (straight-through). With ``inverts`` the inverter takes
-        the decoder's place, ``speakers`` are voices, and nothing before it learns.
+        The gradient passes the codebook as if it were not there (straight-through). Without ``quantises`` it is not: the
+        decoder has the vectors themselves. With ``inverts`` the inverter takes the decoder's place, ``speakers`` are
+        voices, and nothing before it learns.
         """
         if inverts:
             return self._inverted(frames, lengths, speakers)
         vectors = self.encoder(frames, lengths)
         mask = mask_from_lengths(units_from_frames(lengths, self.shape.stride), vectors.shape[1])
+        if self.training and quantises:
+            self.codebook.begin(vectors, mask)
         codes = self.codebook.nearest(vectors)
-        entries = self.codebook.looked_up(codes)
+        entries = self.codebook.looked_up(codes) if quantises else vectors.detach()
         passed = vectors + (entries - vectors).detach()
-        if self.training:
+        if self.training and quantises:
             self.codebook.learn(vectors, codes, mask)
+        if self.training:
             passed = jittered(passed, jitter)
         return Answer(self.decoder(passed, speakers, mask), vectors, entries, codes, mask)
 

@@ -16,7 +16,8 @@ class UnitSettings:
     are names of speakers in the data (all of them where none is named). ``commitment`` (gamma) and ``smoothing``
     (lambda) are the paper's, for sums over time and dimensions. ``jitter``: the probability per side. ``crop_frames``
     is the length of a training piece. ``warp``: how far the encoder's input is warped in frequency, up to this share
-    either way, while the decoder owes the features as they were; the paper does not (0).
+    either way, while the decoder owes the features as they were; the paper does not (0). For the first
+    ``warm_up_steps`` the decoder has the vectors themselves, and the codebook starts from what they are then.
     """
 
     learns: Literal["units", "inverter"] = "units"
@@ -26,12 +27,14 @@ class UnitSettings:
     jitter: float = 0.05
     crop_frames: int = 128
     warp: float = 0.0
+    warm_up_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that no training can run with."""
         for key in ("commitment", "smoothing"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         require(0 <= self.jitter < 0.5, "jitter", self.jitter, "a probability per side, less than 0.5")
+        require(self.warm_up_steps >= 0, "warm_up_steps", self.warm_up_steps, "0 or more")
         require(0 <= self.warp <= 0.4, "warp", self.warp, "0 (none) up to 0.4")
         require(
             self.crop_frames >= 8 and self.crop_frames % 4 == 0, "crop_frames", self.crop_frames,

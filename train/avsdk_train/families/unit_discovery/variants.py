@@ -9,7 +9,7 @@ from avsdk_train.families.unit_discovery.network import Shape
 
 _BASE = Shape()
 _SMALL = Shape(
-    width=128, inner=256, speakers=256, dropout=0.0, inverter_width=128, voices=8,
+    width=128, inner=256, reach=5, dropout=0.0, speakers=256, inverter_width=128, voices=8,
 )  # fmt: skip
 
 
