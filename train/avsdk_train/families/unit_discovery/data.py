@@ -34,7 +34,8 @@ _PREVIEW_FRAMES = 400
 
 
 class SpeechPieces:
-    """Random pieces of the utterances beneath some folders, ``crop_frames`` long.
+    """Random pieces of the utterances beneath some folders, ``crop_frames`` long; with ``consistency`` each of them
+    twice in a row, under two warps.
 
     A batch holds ``frames`` and ``target`` (batch, crop_frames, size), ``lengths`` and ``speakers`` (batch,) int64; for
     the inverter ``magnitudes`` (batch, crop_frames, bins) in the target's place, and the speakers are voices.
@@ -86,7 +87,10 @@ class SpeechPieces:
     def batch(self, samples: Sequence[Sample], progress: float) -> Batch:
         """One piece per sample; its place and its warp come from the sample's own generator."""
         del progress
-        pieces = [self._piece(sample) for sample in samples]
+        versions = 2 if self._settings.consistency else 1
+        places = [(sample, self._start(sample)) for sample in samples]
+        pieces = [self._piece(sample, start) for sample, start in places for _ in range(versions)]
+        samples = [sample for sample in samples for _ in range(versions)]
         batch = {name: torch.from_numpy(np.stack([piece[name] for piece in pieces])) for name in pieces[0]}
         lengths = [min(self._count(sample.index), self._settings.crop_frames) for sample in samples]
         speakers = [self.speakers.index(self.utterances[sample.index].speaker) for sample in samples]
@@ -101,10 +105,13 @@ class SpeechPieces:
         """Features of the first utterance's beginning, and its speaker."""
         return self._features(0, 0)[:_PREVIEW_FRAMES], self.speakers.index(self.utterances[0].speaker)
 
-    def _piece(self, sample: Sample) -> dict[str, Array]:
-        frames, random = self._settings.crop_frames, sample.random
-        start = int(random.integers(0, max(1, self._count(sample.index) - frames + 1)))
-        warp = int(random.integers(-_WARPS, _WARPS + 1)) if self._settings.warp else 0
+    def _start(self, sample: Sample) -> int:
+        last = self._count(sample.index) - self._settings.crop_frames
+        return int(sample.random.integers(0, max(1, last + 1)))
+
+    def _piece(self, sample: Sample, start: int) -> dict[str, Array]:
+        frames = self._settings.crop_frames
+        warp = int(sample.random.integers(-_WARPS, _WARPS + 1)) if self._settings.warp else 0
 
         def cut(whole: Array) -> Array:
             piece = whole[start : start + frames]

@@ -44,6 +44,10 @@ class UnitLoss:
         roughness = _masked_squares(steps, answer.mask[:, 1:]) / frames
         total = likelihood + settings.commitment * commitment + settings.smoothing * roughness
         parts = {"reconstruction": likelihood, "commitment": commitment, "roughness": roughness}
+        if settings.consistency:
+            twins = answer.vectors[0::2] - answer.vectors[1::2]
+            parts["disagreement"] = _masked_squares(twins, answer.mask[0::2]) / frames
+            total = total + settings.consistency * parts["disagreement"]
         parts["perplexity"] = perplexity(answer.codes, answer.mask, _entries(network))
         return Losses(total, {name: value.detach() for name, value in parts.items()})
 

@@ -200,8 +200,8 @@ class UnitNet(nn.Module):
     ) -> Answer:
         """Encode, quantise and decode; in training the codebook learns and a share of the codes is jittered.
 
-        The gradient passes the codebook as if it were not there (straight-through). Without ``quantises`` it is not: the
-        decoder has the vectors themselves. With ``inverts`` the inverter takes the decoder's place, ``speakers`` are
+        The gradient passes the codebook as if it were not there (straight-through). Without ``quantises`` it is not:
+        the decoder has the vectors. With ``inverts`` the inverter takes the decoder's place, ``speakers`` are
         voices, and nothing before it learns.
         """
         if inverts:

@@ -18,6 +18,8 @@ class UnitSettings:
     is the length of a training piece. ``warp``: how far the encoder's input is warped in frequency, up to this share
     either way, while the decoder owes the features as they were; the paper does not (0). For the first
     ``warm_up_steps`` the decoder has the vectors themselves, and the codebook starts from what they are then.
+    ``consistency`` weighs the distance between the vectors of one piece under two warps; a batch then holds every piece
+    twice.
     """
 
     learns: Literal["units", "inverter"] = "units"
@@ -28,12 +30,14 @@ class UnitSettings:
     crop_frames: int = 128
     warp: float = 0.0
     warm_up_steps: int = 0
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values that no training can run with."""
-        for key in ("commitment", "smoothing"):
+        for key in ("commitment", "smoothing", "consistency"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         require(0 <= self.jitter < 0.5, "jitter", self.jitter, "a probability per side, less than 0.5")
+        require(not self.consistency or self.warp > 0, "consistency", self.consistency, "0 where there is no warp")
         require(self.warm_up_steps >= 0, "warm_up_steps", self.warm_up_steps, "0 or more")
         require(0 <= self.warp <= 0.4, "warp", self.warp, "0 (none) up to 0.4")
         require(
