@@ -80,7 +80,7 @@ def evaluate(model: str, folders: Sequence[Path], split: str, options: Mapping[s
             f"{family.name} has no split {split!r}",
             expected=f"one of: {', '.join(family.splits) or 'no --split at all'}",
         )
-    scores = family.score(apply, folders, assets, options)
+    scores = family.score(apply, folders, assets, {**options, "split": split} if split else options)
     return {"model": model, "metrics": dict(scores.metrics), "n": scores.n, "split": split or "all"}
 
 

@@ -150,7 +150,10 @@ class Family(ABC):
         assets: Mapping[str, Path],
         options: Mapping[str, str],
     ) -> Scores:
-        """The paper's metrics of a model, given as a function from media to answer."""
+        """The paper's metrics of a model, given as a function from media to answer.
+
+        ``options["split"]`` is the one of ``splits`` that was asked for; without it every item is measured.
+        """
 
     @abstractmethod
     def apply(self, network: nn.Module) -> Callable[[Any], Any]:

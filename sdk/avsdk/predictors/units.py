@@ -36,13 +36,14 @@ Built = Callable[[str], tuple[int, ...]]
 @dataclass(frozen=True)
 class UnitFile:
     """``units.json``: feature frames per unit, frames to either side that a unit depends on, and names in the order of
-    the decoder's and the inverter's tables.
+    the decoder's and the inverter's tables. ``entries``: the size of the codebook, 0 where it was not noted.
     """
 
     stride: int
     context: int
     speakers: tuple[str, ...] = ()
     voices: tuple[str, ...] = ()
+    entries: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def read_unit_file(path: Path) -> UnitFile:
         raise BundleRefused(f"{path} cannot be read: {error}", expected="the asset as avsdk wrote it") from error
     content = check_schema(document, where=path.name, refused=BundleRefused)
     found = decode(UnitFile, content, where=path.name, refused=BundleRefused)
-    if not (1 <= found.stride <= 64 and 0 <= found.context <= 1 << 16 and found.context % found.stride == 0):
+    if found.entries < 0 or not (
+        1 <= found.stride <= 64 and 0 <= found.context <= 1 << 16 and found.context % found.stride == 0
+    ):
         raise BundleRefused(
             f"{path.name} has the stride {found.stride} and the context {found.context}",
             expected="a stride of 1..64 frames, and a context that is a multiple of it",

@@ -37,6 +37,7 @@ class UnitDiscovery(Family):
     variants: ClassVar[tuple[str, ...]] = tuple(SHAPES)
     settings: ClassVar[type] = UnitSettings
     predictor: ClassVar[str] = "unit_discovery"
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     def recipes(self) -> Path:
         """``small.toml`` and ``small-inverter.toml`` for a laptop, ``paper.toml`` for ZeroSpeech on a GPU."""
@@ -90,7 +91,7 @@ class UnitDiscovery(Family):
             voices = data.speakers
         else:
             speakers = data.speakers
-        file = UnitFile(shape.stride, shape.context, speakers, voices)
+        file = UnitFile(shape.stride, shape.context, speakers, voices, shape.entries)
         return {FILE: json.dumps({"schema": SCHEMA, **encode(file)}, indent=1) + "\n"}
 
     def loss(self, recipe: Recipe, run: Path, device: torch.device) -> UnitLoss:
