@@ -13,6 +13,7 @@ from typing import Annotated
 import baseline
 import big_photo
 import exports
+import features
 import kills
 import latency
 import startup
@@ -37,7 +38,7 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="latency, baseline, start, video, pipeline, photo, export, training or kills; may be repeated."
+            help="latency, baseline, start, video, pipeline, photo, export, features, training or kills; repeatable."
         ),
     ] = None,
 ) -> None:
@@ -52,6 +53,7 @@ def main(
             "pipeline": lambda: video.measured(_bundle(model, work), work),
             "photo": lambda: big_photo.measured(_bundle(model, work), work),
             "export": lambda: exports.measured(model, work),
+            "features": features.measured,
             "training": lambda: training.measured(work / "training"),
             "kills": lambda: kills.measured(work / "kills"),
         }

@@ -7,7 +7,7 @@ the whole pipeline holds pictures and answers, ``in.<i>.media`` and ``out.<i>.an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,16 @@ class Reference:
 
 
 def golden_samples(
-    spec: ModelSpec, graph: GraphSpec, sizes: Sequence[Sizes] = (), examples: Feeds | None = None
+    spec: ModelSpec,
+    graph: GraphSpec,
+    sizes: Sequence[Sizes] = (),
+    examples: Feeds | None = None,
+    made: Callable[[GraphSpec, Sizes], Feeds] | None = None,
 ) -> list[dict[str, Array]]:
     """Inputs for one graph; ``sizes`` are fixed sizes that will be built, each of which gets a real sample.
 
-    The default sizes come first, since an engine with fixed sizes is built at them when it is asked for no others.
+    ``made`` gives the family's own inputs at some sizes. The default sizes come first, since an engine with fixed sizes
+    is built at them when it is asked for no others.
     """
     random = np.random.default_rng(_SEED)
     least = {name: nearest_size(axis, axis.min) for name, axis in graph.axes.items()}
@@ -69,7 +74,7 @@ def golden_samples(
         return [given, *(_like(given, random) for _ in range(2))]
     if not takes_pictures(spec, graph):
         wanted = [graph.default_sizes(), least, uneven, *(graph.complete_sizes(item) for item in sizes)]
-        return [_noise(graph, item, random) for item in _distinct(wanted)]
+        return [dict((made and made(graph, item)) or _noise(graph, item, random)) for item in _distinct(wanted)]
     small = {name: nearest_size(graph.axes[name], {"height": 128, "width": 192}.get(name, 1)) for name in graph.axes}
     real = _distinct([graph.default_sizes(), small, least, *(graph.complete_sizes(item) for item in sizes)])
     photographs = [

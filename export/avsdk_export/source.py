@@ -144,7 +144,7 @@ def _export_graph(trained: TrainedModel, graph: GraphSpec, files: SourceFiles, r
     save_program(program, files.programs[graph.name])
     write_onnx(onnx_from_program(program, graph, replace(trained.spec, assets={})), files.onnx[graph.name])
     arrays = None if examples is None else {name: value.numpy() for name, value in examples.items()}
-    inputs = golden_samples(trained.spec, graph, requested, arrays)
+    inputs = golden_samples(trained.spec, graph, requested, arrays, trained.samples)
     reference = Reference(network, graph)
     write_golden(files.golden[graph.name], [(feeds, reference(feeds)) for feeds in inputs])
     require_parity(files.onnx[graph.name], files.golden[graph.name], graph.name)

@@ -67,6 +67,19 @@ def read_sound(path: str | Path, sample_rate_hz: int, max_seconds: int = MAX_SEC
     return mono if rate == sample_rate_hz else np.asarray(_soxr().resample(mono, rate, sample_rate_hz), np.float32)
 
 
+def sound_seconds(path: Path) -> float:
+    """How long a sound file lasts, by its header alone. Raises ``UnusableInput`` for what is no sound, or empty."""
+    _check_header(path)
+    soundfile = _soundfile()
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise UnusableInput(f"{path} cannot be read: {error}", expected=_EXPECTED, fix="convert it first") from error
+    if not info.frames:
+        raise UnusableInput(f"{path} holds no samples", expected="at least one sample")
+    return float(info.frames / info.samplerate)
+
+
 def write_sound(path: Path, sound: Sound, sample_rate_hz: int) -> None:
     """Write 16-bit samples by the suffix of ``path``, whole or not at all."""
     check_suffix(path, WRITE_SUFFIXES, "a sound")

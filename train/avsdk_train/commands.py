@@ -80,7 +80,7 @@ def evaluate(model: str, folders: Sequence[Path], split: str, options: Mapping[s
             f"{family.name} has no split {split!r}",
             expected=f"one of: {', '.join(family.splits) or 'no --split at all'}",
         )
-    scores = family.score(apply, folders, assets, options)
+    scores = family.score(apply, folders, assets, {**options, "split": split} if split else options)
     return {"model": model, "metrics": dict(scores.metrics), "n": scores.n, "split": split or "all"}
 
 
@@ -130,7 +130,7 @@ def _trained(family: Family, recipe: Recipe, outcome: Outcome) -> dict[str, Any]
 def _trained_parts(model: str) -> tuple[Family, Callable[[Any], Any], Mapping[str, Path]]:
     found = load_trained(model)
     family = _family_of_model(found.spec.model)
-    return family, family.apply(next(iter(found.networks.values()))), found.assets
+    return family, family.apply(found.network), found.assets
 
 
 def _bundle_parts(path: Path) -> tuple[Family, Callable[[Any], Any], Mapping[str, Path]]:

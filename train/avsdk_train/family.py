@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from avsdk import plugins
 from avsdk.errors import UnknownName, UsageError
-from avsdk.spec import ModelSpec
+from avsdk.spec import GraphSpec, ModelSpec, Sizes
 from avsdk_train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from avsdk_train.experiments import Experiment
 
 Batch = Mapping[str, "Tensor"]
-_BUILT_IN = {"style_transfer": "avsdk_train.families.style_transfer:StyleTransfer"}
+_BUILT_IN = {
+    "style_transfer": "avsdk_train.families.style_transfer:StyleTransfer",
+    "unit_discovery": "avsdk_train.families.unit_discovery:UnitDiscovery",
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,10 @@ class Family(ABC):
     def prepare(self, recipe: Recipe, folder: Path) -> None:
         """Write what the loss is measured against, and evaluation needs, into a new run's folder."""
 
+    def texts_from_data(self, recipe: Recipe, data: TrainingData) -> Mapping[str, str]:
+        """Files of a new run, by name, with what the model must know of its data, as the names of speakers."""
+        return {}
+
     @abstractmethod
     def loss(self, recipe: Recipe, run: Path, device: device) -> Loss:
         """The loss, from the recipe and what ``prepare`` wrote."""
@@ -143,11 +150,18 @@ class Family(ABC):
         assets: Mapping[str, Path],
         options: Mapping[str, str],
     ) -> Scores:
-        """The paper's metrics of a model, given as a function from media to answer."""
+        """The paper's metrics of a model, given as a function from media to answer.
+
+        ``options["split"]`` is the one of ``splits`` that was asked for; without it every item is measured.
+        """
 
     @abstractmethod
     def apply(self, network: nn.Module) -> Callable[[Any], Any]:
         """The trained network as a function from media to answer, pre- and post-processing included."""
+
+    def examples(self, recipe: Recipe, graph: GraphSpec, sizes: Sizes) -> Mapping[str, NDArray[Any]]:
+        """Inputs of a graph at these sizes, for who compares runtimes; empty where noise does as well."""
+        return {}
 
     def comparisons(
         self, recipe: Recipe, assets: Mapping[str, Path], options: Mapping[str, str]
@@ -165,7 +179,8 @@ class TrainedModel:
     """A model ready to export: ``networks`` by graph, in eval mode, float32, on the CPU.
 
     ``origin`` is ``{"kind": "run" | "zoo" | "module", "name", "sha256"}``. ``assets`` are the model's other files.
-    ``examples`` holds one set of inputs per graph where the model's maker gave them.
+    ``examples`` holds one set of inputs per graph where the model's maker gave them, ``samples`` makes some at any
+    sizes (none, where noise does as well). ``whole`` is the network that the graphs are parts of, where there is one.
     """
 
     spec: ModelSpec
@@ -173,6 +188,13 @@ class TrainedModel:
     origin: Mapping[str, str]
     assets: Mapping[str, Path] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    samples: Callable[[GraphSpec, Sizes], Mapping[str, NDArray[Any]]] | None = None
+    whole: nn.Module | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """What ``Family.apply`` takes."""
+        return self.whole if self.whole is not None else next(iter(self.networks.values()))
 
 
 def list_families() -> tuple[str, ...]:

@@ -86,6 +86,8 @@ def _write_run(
         write_atomic(folder / RECIPE, toml_from_recipe(recipe))
         write_spec(folder, family.spec(name, recipe))
         family.prepare(recipe, folder)
+        for file, text in family.texts_from_data(recipe, data).items():
+            write_atomic(folder / file, text)
         record = record_from_files(data.files(), folders)
         write_atomic(folder / DATA_LISTING, record.listing)
         content = RunFile(

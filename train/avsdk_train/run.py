@@ -5,6 +5,7 @@ RUN/recipe.toml            every key written out
     run.json               data folders, hashes of the data, versions, commit of the code
     data.sha256            a hash for every file of the data, as sha256sum --check reads it
     targets.safetensors    (style transfer) Gram matrices of the painting
+    units.json             (unit discovery) names of speakers and voices, and what a unit depends on
     checkpoints/           step-NNNNNNNN/, latest, best/
     previews/              NNNNNNNN.png or .wav
     metrics.jsonl          one line per logged step
@@ -33,7 +34,7 @@ RECIPE, SPEC, RUN_FILE, WEIGHTS, METRICS = (
 )
 CHECKPOINTS, PREVIEWS, TENSORBOARD, LATEST, BEST = "checkpoints", "previews", "tensorboard", "latest", "best"
 STOPPED, DATA_LISTING = "stopped", "data.sha256"
-ASSETS = ("targets.safetensors",)
+ASSETS = ("targets.safetensors", "units.json")
 """Files beside the weights that a model carries along."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ def _trained_from_folder(folder: Path, kind: str, name: str) -> TrainedModel:
         networks=family.graphs(network),
         origin={"kind": kind, "name": name, "sha256": sha256_file(weights)},
         assets=asset_files(folder),
+        samples=partial(family.examples, recipe),
+        whole=network,
     )
 
 

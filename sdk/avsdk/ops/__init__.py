@@ -107,9 +107,12 @@ def _tables(media: str) -> tuple[Mapping[str, Operation], Mapping[str, Callable[
     if media == "tensor":
         return {}, {}
     if media == "audio":
-        from avsdk.ops import audio
+        from avsdk.ops import audio, speech
 
-        return {**audio.OPERATIONS, **answers.OPERATIONS}, {**audio.CHECKS, **answers.CHECKS}
+        return (
+            {**audio.OPERATIONS, **speech.OPERATIONS, **answers.OPERATIONS},
+            {**audio.CHECKS, **speech.CHECKS, **answers.CHECKS},
+        )
     from avsdk.ops import image, picture
 
     return (

@@ -27,8 +27,7 @@ def measure(model: str, folders: Sequence[Path], *, about_data: str, options: Ma
     entry = load_zoo(model)
     trained = trained_from_zoo(model)
     family, recipe = recipe_from_file(entry.folder / RECIPE)
-    network = next(iter(trained.networks.values()))
-    subjects = {"this model": family.apply(network), **family.comparisons(recipe, trained.assets, options)}
+    subjects = {"this model": family.apply(trained.network), **family.comparisons(recipe, trained.assets, options)}
     found = {name: family.score(apply, folders, trained.assets, options) for name, apply in subjects.items()}
     card = _with_section((entry.folder / CARD).read_text(encoding="utf-8"), section(found, about_data))
     with atomic_folder(entry.folder) as new:

@@ -75,7 +75,7 @@ def _without_places(recipe: Recipe) -> Recipe:
 
 def _write_example(folder: Path, family: Family, example: Path) -> None:
     # What is shown is what ships: the fp16 weights.
-    apply = family.apply(next(iter(trained_from_run(folder).networks.values())))
+    apply = family.apply(trained_from_run(folder).network)
     photo = resized_short_side(read_image(example), _EXAMPLE_PX)
     write_image(folder / "example.jpg", np.concatenate([photo, apply(photo)], axis=1))
 
