@@ -16,6 +16,7 @@ AvsdkError                      1   a bug in avsdk when raised bare
 └── Refused                     5   a file that is damaged or hostile
     ├── BundleRefused           5
     ├── CheckpointRefused       5
+    ├── IndexRefused            5
     └── ModelRefused            5
 """
 
@@ -142,6 +143,10 @@ class CheckpointRefused(Refused):
     """Weights or a checkpoint that cannot be trusted."""
 
 
+class IndexRefused(Refused):
+    """An index that is damaged, hostile, or of another model."""
+
+
 class ModelRefused(Refused):
     """A model file that is damaged or hostile."""
 
@@ -151,7 +156,7 @@ _BY_NAME: dict[str, type[AvsdkError]] = {
     for kind in (
         AvsdkError, UsageError, UnknownName, UnusableInput, SizeNotBuilt, NotAvailable, ToolchainMissing,
         ToolchainCrashed, DiskFull, NotMet, ParityFailed, BudgetNotMet, SilentFallback, Refused, BundleRefused,
-        CheckpointRefused, ModelRefused,
+        CheckpointRefused, IndexRefused, ModelRefused,
     )
 }  # fmt: skip
 

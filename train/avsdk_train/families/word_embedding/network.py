@@ -191,7 +191,8 @@ class TransformerLayer(nn.Module):
         """(batch, places, width) to the same."""
         if self.pre_norm:
             places = places + self.dropout(self.attention(self.attention_norm(places), mask))
-            return places + self.dropout(self.inner(self.inner_norm(places)))
+            summed: Tensor = places + self.dropout(self.inner(self.inner_norm(places)))
+            return summed
         places = self.attention_norm(places + self.dropout(self.attention(places, mask)))
         normed: Tensor = self.inner_norm(places + self.dropout(self.inner(places)))
         return normed
