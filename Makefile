@@ -14,7 +14,7 @@ PIP_ARGS ?=
 export PIP_ARGS
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-EXTRAS := onnxruntime,openvino,litert,media,video,train,export,quantise,bench,dev
+EXTRAS := onnxruntime,openvino,litert,media,video,train,export,quantise,search,bench,dev
 PIP := $(BIN)/python -m pip
 PACKAGES := sdk train export targets bench
 export PATH := $(BIN):$(PATH)
