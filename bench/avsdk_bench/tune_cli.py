@@ -99,8 +99,6 @@ def tune(
         fixed=given, many=scenario is Scenario.OFFLINE,
     )  # fmt: skip
     request = Request(model, space, limits, out, budget_s, seed, scenario.value)
-    for reason in space.left_out:
-        console.notice(reason)
     words = Words(model, out, asked, scenario.value)
     _tuned(request, words, _command(words, target, axis or (), precision, threads, request), as_json=as_json)
 
@@ -114,6 +112,8 @@ def _tuned(request: Request, words: Words, command: str, *, as_json: bool) -> No
     from avsdk_bench.tune_predicted import predicted
     from avsdk_targets.build import find_source
 
+    for reason in request.space.left_out:
+        console.notice(reason)
     load = Load(request.scenario)
     with Builds(request.model, request.space, words.asked, console.notice, request.seed, load) as builds:
         builds.require_measurable()
