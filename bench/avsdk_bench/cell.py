@@ -70,13 +70,17 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A thing that is loaded and ready: ``run`` once, ask what executed, close. ``source``: where the input is from."""
+    """A thing that is loaded and ready: ``run`` once, ask what executed, close. ``source``: where the input is from.
+
+    ``callers``: how many threads may call ``run`` at once, so that all of it executes.
+    """
 
     run: Callable[[], object]
     executions: Callable[[], Mapping[str, Execution]]
     close: Callable[[], None]
     source: str
     stages: StageTimes | None = None
+    callers: int = 1
 
 
 class StageTimes:
@@ -145,6 +149,10 @@ class CellWorker:
             self._prepared.run()
         return loops.turn(load, self._prepared.run, n, seed)
 
+    def callers(self) -> int:
+        """How many threads may run it at once."""
+        return self._prepared.callers
+
     def loadgen_version(self) -> str:
         """The version of LoadGen in this process's Python; empty where it is not."""
         return loops.loadgen_version()
@@ -186,7 +194,13 @@ def open_graph(
         feeds, source = inputs.feeds_for(opened, loaded.graph, sizes, seed)
         with cold.phase("load_ms"):
             session = loaded.session_for(sizes)
-        return Prepared(lambda: session.run(feeds), lambda: {graph: session.execution()}, loaded.close, source)
+        return Prepared(
+            lambda: session.run(feeds),
+            lambda: {graph: session.execution()},
+            loaded.close,
+            source,
+            callers=session.requests(),
+        )
 
     return CellWorker(spawned_ns, prepare)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ def loadgen_version() -> str:
 def turn(load: Mapping[str, Any], run: Run, n: int, seed: int) -> Samples:
     """One turn of a scenario: ``n`` queries (for ``offline`` one query of ``n`` runs), by the loop that ``load`` names.
 
-    ``load``: ``scenario``, ``loop``, and what the scenario needs: ``runs_per_query``, ``qps``, ``period_ms``.
+    ``load``: ``scenario``, ``loop``, and what the scenario needs: ``runs_per_query``, ``qps``, ``period_ms``,
+    ``callers``.
     """
     if load["loop"] == LOADGEN:
         from avsdk_bench import loadgen
@@ -41,7 +43,8 @@ def turn(load: Mapping[str, Any], run: Run, n: int, seed: int) -> Samples:
     if scenario == "multi-stream":
         return queries(run, n, int(load["runs_per_query"]))
     if scenario == "offline":
-        return queries(run, 1, n) // n
+        callers = int(load.get("callers", 1))
+        return (queries(run, 1, n) if callers == 1 else side_by_side(run, n, callers)) // n
     if scenario == "server":
         return served(run, poisson_arrivals_ns(seed, float(load["qps"]), n))
     if scenario == "real-time":
@@ -65,6 +68,16 @@ def queries(run: Run, n: int, runs: int) -> Samples:
             run()
         samples[place] = clock() - start
     return samples
+
+
+def side_by_side(run: Run, runs: int, callers: int) -> Samples:
+    """One query of ``runs`` runs, taken by ``callers`` threads as each gets free, as a runtime with streams is fed."""
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(lambda _: None, range(callers)))  # the threads are started before the clock is
+        start = time.perf_counter_ns()
+        for done in [pool.submit(run) for _ in range(runs)]:
+            done.result()
+        return np.array([time.perf_counter_ns() - start], dtype=np.int64)
 
 
 def served(run: Run, arrivals_ns: NDArray[np.int64]) -> Samples:

@@ -26,7 +26,7 @@ from avsdk_bench import cell, loadgen, loops, memory, noise
 from avsdk_bench.energy import Account
 from avsdk_bench.facts import Accuracy, GraphFacts, accuracy_of, graph_facts, runtime_facts
 from avsdk_bench.inputs import can_make_media
-from avsdk_bench.scenario import OWN, Load, natural_period_ms, seconds_per_sample
+from avsdk_bench.scenario import OFFLINE, OWN, Load, natural_period_ms, seconds_per_sample
 from avsdk_bench.subjects import Subject, measured_here
 
 THIS_CPU = "this-cpu"
@@ -159,6 +159,8 @@ class Cell:
         version = "" if self.plan.load.loop == OWN else str(self._ask("loadgen_version"))
         plan = self.plan
         self.load = plan.load.in_use(plan.items, typical_s, version, plan.natural_period_ms, slowest_s)
+        if self.load["scenario"] == OFFLINE and self.load["loop"] == OWN:
+            self.load = {**self.load, "callers": int(self._ask("callers"))}
         if self.load["loop"] == loops.LOADGEN and not version:
             raise NotAvailable(f"the Python of {plan.label} has no MLPerf LoadGen", fix=loadgen.FIX)
         return seconds_per_sample(self.load, typical_s)

@@ -16,6 +16,7 @@ from avsdk_bench.bench import run_bench
 from avsdk_bench.plan import CellPlan
 from avsdk_bench.report import Report, Row
 from avsdk_bench.rounds import LEAST_ROUNDS, SURE_ROUNDS, Settings
+from avsdk_bench.scenario import SINGLE_STREAM
 from avsdk_bench.tune_build import Builds
 from avsdk_bench.tune_choice import Limits, Tuned, front
 from avsdk_bench.tune_ledger import Ledger
@@ -47,6 +48,7 @@ class Request:
     out: Path
     budget_s: float = 600.0
     seed: int = 0
+    scenario: str = SINGLE_STREAM
 
     def __post_init__(self) -> None:
         if not self.budget_s > 0:
@@ -83,6 +85,7 @@ class Search:
         self._space = request.space.here()
         self._items: dict[str, Tuned] = {}
         self._started = time.monotonic()
+        self._skipped = False
 
     def run(self) -> Found:
         """Screen until the time for it is used or nothing is left, then measure the finalists together."""
@@ -106,7 +109,7 @@ class Search:
             batch = self._batch(proposals, until)
             began = time.monotonic()
             if not batch:
-                return "budget" if began >= until else "space"
+                return "budget" if began >= until or self._skipped else "space"
             measured = self._measured(batch, until)
             self._ledger.add(measured)
             self._keep(measured, proposals)
@@ -122,6 +125,10 @@ class Search:
             proposed = None if known and time.monotonic() >= until else proposals.next()
             if proposed is None:
                 break
+            if known and not self._builds.knows(proposed) and time.monotonic() + self._builds.longest_s > until:
+                self._skipped = True  # there is no time left to build it
+                proposals.drop(proposed)
+                continue
             verdict = self._judged(proposed)
             if verdict is None:
                 ready.append(proposed)

@@ -19,8 +19,9 @@ from avsdk_bench.facts import accuracy_of
 from avsdk_bench.plan import CellPlan, plans_for
 from avsdk_bench.predict import roof_for
 from avsdk_bench.roofline import Roof, least_ms
+from avsdk_bench.scenario import Load
 from avsdk_bench.tune_choice import Tuned
-from avsdk_bench.tune_space import Configuration, Space, sizes_key
+from avsdk_bench.tune_space import LOSSY, Configuration, Space, sizes_key
 from avsdk_bench.work import graph_work
 from avsdk_targets.build import Exporter, ExportOptions
 from avsdk_targets.bundle_files import publish
@@ -46,9 +47,11 @@ class Asked:
     limits: Limits = Limits()
 
     def options(self, item: Configuration) -> ExportOptions:
-        """Those of an export. What computes in fp32 loses nothing that would have to be measured."""
+        """Those of an export. Real inputs run where int8 is fitted to them or a metric is wanted, for that takes long;
+        the SNR of other precisions is that of the parity record.
+        """
         sizes = (dict(item.sizes),) if item.sizes else ()
-        judged = self.calibration is not None and item.precision != _EXACT
+        judged = self.calibration is not None and self._measures(item.precision)
         return ExportOptions(
             cache_home() / "bundles",
             sizes=sizes,
@@ -57,6 +60,14 @@ class Asked:
             limits=self.limits if judged else Limits(),
             compare_speed=False,
         )
+
+    def _measures(self, precision: str) -> bool:
+        """Whether builds of that precision are measured on the real inputs; fp32 loses nothing of a metric."""
+        return precision == LOSSY or (self.limits.max_drop is not None and precision != _EXACT)
+
+    def key(self, item: Configuration) -> tuple[str, bool]:
+        """The same for configurations that one exporter serves."""
+        return sizes_key(item.sizes), self._measures(item.precision)
 
     def words(self, item: Configuration) -> list[str]:
         """The options of ``avsdk export`` that say the same."""
@@ -101,12 +112,21 @@ class Built:
 class Builds:
     """Builds when first asked, and remembers. To be closed. ``longest_s``: what a build has taken at most so far."""
 
-    def __init__(self, model: str, space: Space, asked: Asked, notice: Callable[[str], None], seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: str,
+        space: Space,
+        asked: Asked,
+        notice: Callable[[str], None],
+        seed: int = 0,
+        load: Load | None = None,
+    ) -> None:
         self.model = model
         self._space = space
         self._asked = asked
         self._notice = notice
         self._seed = seed
+        self._load = load or Load()
         self._held = ExitStack()
         self._exporters: dict[tuple[str, bool], Exporter] = {}
         self._known: dict[tuple[str, str, str], Built] = {}
@@ -146,12 +166,19 @@ class Builds:
             self.longest_s = max(self.longest_s, time.monotonic() - started)
         return self._known[item.build]
 
+    def knows(self, item: Configuration) -> bool:
+        """Whether nothing would have to be built for it."""
+        return item.build in self._known
+
     def with_accuracy(self, item: Tuned) -> Tuned:
         """A prediction with the accuracy and size of its bundle, as far as that can be built and run here."""
         configuration = item.configuration
         if configuration.precision not in self._space.offers[configuration.target].plans:
             return item
-        built = self.get(configuration)
+        try:
+            built = self.get(configuration)
+        except UsageError:  # as ranges of axes that its compiler wants: what is predicted needs none
+            return item
         if built.bundle is None:
             return item
         rows = tuple(replace(row, size_mb=_size_mb(built.bundle, row.graph)) for row in item.rows)
@@ -181,7 +208,8 @@ class Builds:
         )
         whole = [plan for plan in plans if plan.arguments.get("graph") is None]
         session = self.session_options(item)
-        return [replace(plan, arguments={**plan.arguments, "session_settings": session}) for plan in whole or plans]
+        arguments = {"session_settings": session}
+        return [replace(plan, arguments={**plan.arguments, **arguments}, load=self._load) for plan in whole or plans]
 
     def session_options(self, item: Configuration) -> dict[str, object]:
         """What the artifacts of this configuration record of their sessions."""
@@ -214,7 +242,7 @@ class Builds:
 
     def _exporter(self, item: Configuration) -> Exporter:
         """One for all configurations of the same sizes that are asked for the same accuracy."""
-        key = (sizes_key(item.sizes), item.precision == _EXACT)
+        key = self._asked.key(item)
         if key not in self._exporters:
             exporter = Exporter(self.model, self._asked.options(item), self._notice)
             self._exporters[key] = self._held.enter_context(exporter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.util
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from avsdk_bench.tune_build import Builds
     from avsdk_bench.tune_choice import Tuned
     from avsdk_bench.tune_report import Words
+
+
+class Scenario(enum.StrEnum):
+    """How requests arrive while it is tuned."""
+
+    SINGLE_STREAM = "single-stream"
+    OFFLINE = "offline"
+
 
 _Model = Annotated[str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")]
 _Axes = Annotated[
@@ -37,6 +46,9 @@ _Data = Annotated[
 _MaxDrop = Annotated[
     str | None, typer.Option("--max-drop", metavar="1%", help="What the family's metric may lose of its fp32 value.")
 ]
+_Scenario = Annotated[
+    Scenario, typer.Option("--scenario", help="One request after the other, or offline: as many at a time as it takes.")
+]
 _Out = Annotated[Path, typer.Option("--out", help="The folder that takes what is measured, the picture, the bundle.")]
 
 
@@ -53,6 +65,7 @@ def tune(
     max_drop: _MaxDrop = None,
     min_snr_db: Annotated[float | None, typer.Option("--min-snr-db", help="The least SNR against fp32, in dB.")] = None,
     max_size_mb: Annotated[float | None, typer.Option("--max-size-mb", help="Of what is loaded.")] = None,
+    scenario: _Scenario = Scenario.SINGLE_STREAM,
     budget_s: Annotated[float, typer.Option("--budget-s", help="Seconds for everything, builds included.")] = 600.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search and of the order of cells.")] = 0,
     out: _Out = Path("tuned"),
@@ -83,27 +96,30 @@ def tune(
     space = space_of(
         targets, precisions=[name.strip() for name in precision.split(",") if name.strip()],
         sizes=[sizes_from_text(text) for text in axis or ()], threads=threads, calibrated=calibration is not None,
-        fixed=given,
+        fixed=given, many=scenario is Scenario.OFFLINE,
     )  # fmt: skip
-    request = Request(model, space, limits, out, budget_s, seed)
-    for reason in space.left_out:
-        console.notice(reason)
-    words = Words(model, out, asked)
+    request = Request(model, space, limits, out, budget_s, seed, scenario.value)
+    words = Words(model, out, asked, scenario.value)
     _tuned(request, words, _command(words, target, axis or (), precision, threads, request), as_json=as_json)
 
 
 def _tuned(request: Request, words: Words, command: str, *, as_json: bool) -> None:
     """Search, and say what was found."""
+    from avsdk_bench.scenario import Load
     from avsdk_bench.tune import Search
     from avsdk_bench.tune_build import Builds
     from avsdk_bench.tune_ledger import Ledger, identity_of
     from avsdk_bench.tune_predicted import predicted
     from avsdk_targets.build import find_source
 
-    with Builds(request.model, request.space, words.asked, console.notice, request.seed) as builds:
+    for reason in request.space.left_out:
+        console.notice(reason)
+    load = Load(request.scenario)
+    with Builds(request.model, request.space, words.asked, console.notice, request.seed, load) as builds:
         builds.require_measurable()
         fingerprint = find_source(request.model).fingerprint(request.model, {})
-        ledger = Ledger(request.out, identity_of(request.model, fingerprint, words.asked.identity()), console.notice)
+        asked = {**words.asked.identity(), "scenario": request.scenario}
+        ledger = Ledger(request.out, identity_of(request.model, fingerprint, asked), console.notice)
         try:
             with console.progress(f"tuning {request.model}", total=None) as advance:
                 found = Search(request, builds, ledger, console.notice, advance).run()
@@ -218,5 +234,14 @@ def _command(
     line += ["--threads", str(threads)] if threads else []
     line += [*request.limits.words(), *words.asked.source_words()]
     return shlex.join(
-        [*line, "--budget-s", f"{request.budget_s:g}", "--seed", str(request.seed), "--out", str(words.out)]
+        [
+            *line,
+            *words.scenario_words(),
+            "--budget-s",
+            f"{request.budget_s:g}",
+            "--seed",
+            str(request.seed),
+            "--out",
+            str(words.out),
+        ]
     )

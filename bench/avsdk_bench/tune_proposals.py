@@ -75,6 +75,10 @@ class Proposals:
                 trial.set_constraint(name, min(share, _UNKNOWN))
             self._study.tell(trial, _values(item))
 
+    def drop(self, item: Configuration) -> None:
+        """Not to be tried in this run: nothing was found out about it."""
+        self.tell([Tuned(item, "rejected")])
+
     def _taken(self, item: Configuration) -> Configuration:
         self._study.enqueue_trial(self._space.parameters(item))
         trial = self._study.ask()

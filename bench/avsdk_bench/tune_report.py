@@ -18,6 +18,7 @@ from avsdk_bench import statistics
 from avsdk_bench.plan import sizes_text
 from avsdk_bench.printing import printed_number
 from avsdk_bench.report import Report, Row
+from avsdk_bench.scenario import SINGLE_STREAM
 from avsdk_bench.statistics import PairedRatio
 from avsdk_bench.tune import Found
 from avsdk_bench.tune_build import Asked
@@ -37,6 +38,7 @@ class Words:
     model: str
     out: Path
     asked: Asked = Asked()
+    scenario: str = SINGLE_STREAM
 
     def build(self, item: Configuration) -> str:
         """The line that builds this configuration's bundle."""
@@ -45,8 +47,12 @@ class Words:
 
     def measure(self, item: Configuration, bundle: Path) -> str:
         """The line that measures the bundle as it was measured."""
-        words = ["avsdk", "bench", str(bundle), *_axis(item), "--threads", str(item.threads)]
-        return shlex.join(words)
+        words = ["avsdk", "bench", str(bundle), *_axis(item), "--threads", str(item.threads), *self.scenario_words()]
+        return shlex.join([*words, "--loop", "own"])
+
+    def scenario_words(self) -> list[str]:
+        """The option that says how requests arrive."""
+        return ["--scenario", self.scenario] if self.scenario != SINGLE_STREAM else []
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from avsdk_targets.target import Target
 if TYPE_CHECKING:
     from optuna import Trial
 
-_LOSSY = "int8"
+LOSSY = "int8"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Offer:
     """What one target offers. ``plans``: by precision which engine builds it; none for what can only be predicted.
 
     ``here``: whether this machine is its device, so that it can be measured. ``fixed``: settings that are not varied.
+    ``many``: requests come many at a time.
     """
 
     target: Target
@@ -71,6 +72,7 @@ class Offer:
     plans: Mapping[str, Plan]
     here: bool
     fixed: frozenset[str] = frozenset()
+    many: bool = False
 
     def tunables(self, precision: str) -> dict[str, tuple[str, ...]]:
         """``ENGINE.NAME`` -> values to try, what stands by itself first."""
@@ -79,7 +81,7 @@ class Offer:
         plan = self.plans[precision]
         found = {
             f"{plan.candidate.engine}.{name}": tuple(values)
-            for name, values in plan.compiler.tunables(plan.candidate.device).items()
+            for name, values in plan.compiler.tunables(plan.candidate.device, many=self.many).items()
         }
         return {name: values for name, values in found.items() if name not in self.fixed}
 
@@ -160,9 +162,10 @@ def space_of(
     threads: int | None = None,
     calibrated: bool = False,
     fixed: Collection[str] = (),
+    many: bool = False,
 ) -> Space:
     """The space of these targets. ``precisions`` and ``threads`` bind it, ``fixed`` are settings that are not varied;
-    ``calibrated``: int8 has samples to see.
+    ``calibrated``: int8 has samples to see; ``many``: requests come many at a time.
 
     Raises ``UsageError`` for an unknown precision and where only int8 was asked for without samples, and what the
     targets raise where none of them can be built for.
@@ -170,9 +173,9 @@ def space_of(
     for name in precisions:
         if name not in PRECISIONS:
             raise UnknownName.among("precision", name, PRECISIONS)
-    if set(precisions) == {_LOSSY} and not calibrated:
+    if set(precisions) == {LOSSY} and not calibrated:
         raise UsageError(
-            f"{_LOSSY} was asked for, and there is nothing to calibrate it on",
+            f"{LOSSY} was asked for, and there is nothing to calibrate it on",
             expected="real inputs of the model",
             fix="--calibration DIR",
         )
@@ -184,11 +187,11 @@ def space_of(
         failures += refusals
         left_out += [f"{target.name}: {error.failed}" for error in refusals if precisions or not offer.precisions]
         if offer.precisions:
-            offers[target.name] = replace(offer, fixed=frozenset(fixed))
+            offers[target.name] = replace(offer, fixed=frozenset(fixed), many=many)
     if not offers:
         raise failures[0]
-    if not calibrated and not precisions and any(_LOSSY in _precisions(target) for target in targets):
-        left_out.append(f"{_LOSSY} is left out: there is nothing to calibrate it on; give --calibration DIR")
+    if not calibrated and not precisions and any(LOSSY in _precisions(target) for target in targets):
+        left_out.append(f"{LOSSY} is left out: there is nothing to calibrate it on; give --calibration DIR")
     largest = sorted(sizes, key=lambda item: -math.prod(item[name] for name in item if name != "batch"))
     return Space(offers, thread_counts(threads), tuple(map(dict, largest)) or ({},), tuple(dict.fromkeys(left_out)))
 
@@ -210,7 +213,7 @@ def _offer(target: Target, precisions: Sequence[str], calibrated: bool) -> tuple
     """What can be tried of a target, and why the rest cannot; a device that is not here need not be built for."""
     here = absent_device(target) is None
     known = _precisions(target) if here else target.precisions
-    wanted = [name for name in precisions or known if calibrated or name != _LOSSY]
+    wanted = [name for name in precisions or known if calibrated or name != LOSSY]
     plans: dict[str, Plan] = {}
     refusals: list[NotAvailable] = []
     for name in wanted:
@@ -222,7 +225,7 @@ def _offer(target: Target, precisions: Sequence[str], calibrated: bool) -> tuple
         except NotAvailable as error:
             refusals.append(error)
     if not wanted:
-        text = f"{target.name} is built in {_LOSSY} alone" if known else f"nothing is known of what {target.name} runs"
+        text = f"{target.name} is built in {LOSSY} alone" if known else f"nothing is known of what {target.name} runs"
         refusals.append(NotAvailable(text, fix="--calibration DIR" if known else "avsdk doctor"))
     predictable = not here and not target.withdrawn
     offered = wanted if predictable else list(plans)

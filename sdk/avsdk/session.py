@@ -137,12 +137,13 @@ class Session(ABC):
         del device
         return {}
 
+    def requests(self) -> int:
+        """How many runs may execute side by side, each called from a thread of its own."""
+        return 1
+
     @classmethod
     def opens_onnx(cls, device: str, precision: str) -> bool:
-        """Whether an ONNX file in fp32 is an artifact as it is, and runs on that device at that precision.
-
-        Only then can a graph that was cut into stages run in bands: see ``avsdk.stages``.
-        """
+        """Whether an ONNX file in fp32 is an artifact as it is: only then can it run in bands (``avsdk.stages``)."""
         del device, precision
         return False
 
@@ -186,7 +187,7 @@ class Session(ABC):
         return outputs
 
     def check(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Every check that ``run`` makes of what goes in and what comes out; for who wants to know what they cost."""
+        """Every check that ``run`` makes of what goes in and comes out; for who wants to know what they cost."""
         self._check_outputs(outputs, self._check_feeds(feeds))
 
     def execution(self) -> Execution:

@@ -134,12 +134,13 @@ class Compiler(ABC):
         del settings
         return ()
 
-    def tunables(self, device: str) -> Mapping[str, tuple[str, ...]]:
+    def tunables(self, device: str, *, many: bool = False) -> Mapping[str, tuple[str, ...]]:
         """The ``settings`` worth a search on that device, each with values to try, what stands by itself first.
 
         They are of those that take effect when the artifact is loaded, so that one build serves for all of them.
+        ``many``: requests come many at a time, so that those count which make them execute side by side.
         """
-        del device
+        del device, many
         return {}
 
     def session_options(self, settings: Mapping[str, str], device: str) -> dict[str, Any]:

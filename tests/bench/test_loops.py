@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -113,3 +114,16 @@ def test_without_its_wheel_loadgen_is_refused_with_the_line_that_brings_it(monke
     with pytest.raises(NotAvailable) as caught:
         loops.turn({"scenario": "single-stream", "loop": "loadgen"}, lambda: None, 5, 0)
     assert "pip install mlcommons-loadgen" in caught.value.fix
+
+
+def test_offline_runs_are_taken_side_by_side_where_the_runtime_has_streams() -> None:
+    together = threading.Barrier(3, timeout=30)  # passes only where three runs are under way at once
+    load = {"scenario": "offline", "loop": "own", "callers": 3}
+    (per_run,) = loops.turn(load, together.wait, 6, seed=0)
+    assert per_run > 0
+
+    def broken() -> None:
+        raise NotAvailable("no memory")
+
+    with pytest.raises(NotAvailable, match="no memory"):
+        loops.turn(load, broken, 6, seed=0)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.bench.made_up import made_up_report, made_up_row
 
 from avsdk.bundle import open_bundle, write_manifest
 from avsdk.errors import AvsdkError
@@ -203,3 +204,33 @@ def test_both_loops_are_measured_in_one_bench_per_scenario(script: Any, make_bun
     names = [item.what.partition(":")[0] for item in section.figures]
     assert names == ["single-stream", "multi-stream", "offline", "server"]
     assert all("[" in item.value and item.goal == "within 2 % of 1" for item in section.figures)
+
+
+def test_the_tuner_is_judged_by_the_grid_that_holds_its_choice(script: Any) -> None:
+    from avsdk_bench.tune_choice import Tuned
+    from avsdk_bench.tune_space import Configuration
+
+    tuner, sizes = script("tuner"), {"height": 256, "width": 256}
+
+    def found(p50_ms: float, seed: int, **chosen: Any) -> Tuned:
+        asked = Configuration(**{"target": "openvino", "precision": "int8", "threads": 2, "sizes": sizes, **chosen})
+        return Tuned(asked, "final", (made_up_row(p50_ms=p50_ms, seed=seed),), 24.0)
+
+    items = [
+        found(10.0, 0),
+        found(10.2, 1, settings={"openvino.pinning": "no"}),
+        found(40.0, 2, target="onnxruntime", precision="fp32"),
+    ]
+    best = {"target": "openvino", "precision": "int8", "threads": 2, "settings": {"openvino.pinning": "no"}}
+    document = {"best": best, "rows": [{"threads": 2}], "search": {"tried": 9, "configurations": 12}}
+    work = tuner.Work("zoo:x", "onnxruntime,openvino", sizes, Path("photos"), 16, 20.0)
+    section = tuner.section(work, document, 500.0, items, made_up_report(), 3, "avsdk tune zoo:x")
+    said = {item.what: (item.value, item.verdict) for item in section.figures}
+    assert said["the whole search, builds included"] == ("500 s", "met")
+    assert said["configurations tried"] == ("9 of 12", "")
+    assert said["its choice takes, of the time of the grid's best, in the same rounds"][0].startswith("1.02")
+    assert said["its choice is faster than that by a factor of"][0].startswith("3.9")
+    assert said["its choice is faster than that by a factor of"][1] == "met"
+    assert tuner._within(Interval(1.2, 1.1, 1.3)) == "**missed**"
+    with pytest.raises(AvsdkError, match="the grid has no openvino int8 4 threads"):
+        tuner._chosen({**best, "threads": 4}, work, items)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ pytest.importorskip("optuna", reason="pip install 'avsdk[bench]'")
 pytest.importorskip("onnxruntime", reason="the cells need a runtime: pip install 'avsdk[onnxruntime]'")
 
 SIZES = "height=16,width=20"
+FEW = ["--threads", 1, "--set", "onnxruntime.optimisation=all", "--set", "onnxruntime.arena=yes", "--json"]
 BENCH_KEYS = """bundle graph target engine device precision effective_precision precision_shares placement scenario
 threads shapes status p50_ms p50_ci_ms p90_ms p99_ms throughput_per_s n rounds cold_start_ms peak_rss_mb size_mb
 steady""".split()
@@ -36,7 +38,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tune(model: Path, out: Path, *arguments: object, target: str = "onnxruntime", budget_s: float = 8.0) -> Result:
+@pytest.fixture(scope="module", autouse=True)
+def _short_benches() -> Iterator[None]:
+    """Each cell gets its least number of rounds, and the budget is never what ends a search: no test rests on time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("avsdk_bench.tune._SCREEN_S", 0.2)
+        patch.setattr("avsdk_bench.tune._FINAL_S", 0.2)
+        yield
+
+
+def tune(model: Path, out: Path, *arguments: object, target: str = "onnxruntime", budget_s: float = 900.0) -> Result:
     given = [str(model), "--target", target, "--axis", SIZES, "--out", str(out), "--budget-s", str(budget_s)]
     return CliRunner().invoke(app, ["tune", *given, *map(str, arguments)])
 
@@ -69,7 +80,8 @@ def test_the_rows_are_those_of_the_bench_with_accuracy_and_command(tuned: tuple[
         assert sum(map(len, row["samples_ms"])) == row["n"]
     assert any(row["front"] for row in document["rows"])
     assert document["search"]["configurations"] == 8
-    assert 1 <= document["search"]["tried"] <= 8
+    assert (document["search"]["tried"], document["search"]["stopped_by"]) == (8, "space")
+    assert {row["stage"] for row in document["rows"]} >= {"final"}
     assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
     assert document["command"].startswith("avsdk tune ")
 
@@ -79,7 +91,8 @@ def test_the_best_is_the_fastest_row_of_the_paired_rounds_and_a_bundle(tuned: tu
     told = document["best"]
     row = document["rows"][told["row"]]
     assert row["command"] == told["command"]
-    assert row["latency_ms"] == min(item["latency_ms"] for item in document["rows"])
+    assert row["latency_ms"] == min(item["latency_ms"] for item in document["rows"] if item["stage"] == "final")
+    assert [item["verdict"] for item in told["against"]]
     bundle = open_bundle(Path(told["path"]))
     assert bundle.path.parent == out
     assert bundle.manifest.parity.verdict == "pass"
@@ -115,7 +128,7 @@ def test_the_command_of_a_row_builds_what_was_measured(
 
 def test_the_same_command_goes_on_with_what_is_known(tuned: tuple[dict[str, Any], Path], model: Path) -> None:
     document, out = tuned
-    result = tune(model, out, "--threads", 1, "--min-snr-db", 60, "--json", budget_s=2.0)
+    result = tune(model, out, "--threads", 1, "--min-snr-db", 60, "--json")
     again = document_of(result)
     known = {row["command"] for row in document["rows"]}
     assert known <= {row["command"] for row in again["rows"]}
@@ -149,13 +162,13 @@ def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
     (kept,) = tmp_path.glob("measured-*.json")
     entries = json.loads(kept.read_text())["entries"]
     assert [entry["stage"] for entry in entries] == ["screened"] * 4
-    result = tune(model, tmp_path, "--threads", 1, "--json", budget_s=0.5)
+    result = tune(model, tmp_path, "--threads", 1, "--json", budget_s=0.1)
     rows = document_of(result)["rows"]
     assert {entry["rows"][0]["p50_ms"] for entry in entries} <= {row["p50_ms"] for row in rows}
 
 
 def test_where_nothing_meets_the_limits_all_is_shown_and_the_nearest_named(model: Path, tmp_path: Path) -> None:
-    result = tune(model, tmp_path, "--threads", 1, "--max-size-mb", 1e-6, "--json", budget_s=1.0)
+    result = tune(model, tmp_path, "--threads", 1, "--max-size-mb", 1e-6, "--json")
     assert result.exception is not None
     assert getattr(result.exception, "exit_code", None) == 4
     assert "could be measured" in str(result.exception)  # all were rejected before they were measured
@@ -165,7 +178,7 @@ def test_where_nothing_meets_the_limits_all_is_shown_and_the_nearest_named(model
 
 
 def test_what_is_measured_and_misses_a_limit_is_nearest(model: Path, tmp_path: Path) -> None:
-    result = tune(model, tmp_path, "--threads", 1, "--max-latency-ms", 1e-3, "--json", budget_s=1.0)
+    result = tune(model, tmp_path, *FEW, "--max-latency-ms", 1e-3)
     assert getattr(result.exception, "exit_code", None) == 4
     rows, rejected = json.loads(result.stdout)["rows"], json.loads(result.stdout)["rejected"]
     assert rows or "by the roofline" in rejected[0]["reason"]
@@ -202,3 +215,39 @@ def test_bad_input_is_told_before_anything_runs(
 def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
     result = tune(tmp_path / "absent.onnx", tmp_path)
     assert getattr(result.exception, "exit_code", None) == 2
+
+
+def test_offline_varies_streams_and_counts_what_runs_side_by_side(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="pip install 'avsdk[openvino]'")
+    given = ["--scenario", "offline", "--threads", 2, "--precision", "fp32", "--set", "openvino.pinning=no", "--json"]
+    document = document_of(tune(model, tmp_path, *given, target="openvino"))
+    callers = {row["settings"].get("streams", "1"): row["load"]["callers"] for row in document["rows"]}
+    assert callers["1"] == 1
+    assert callers["2"] == 2
+    assert {row["scenario"] for row in document["rows"]} == {"offline"}
+    assert "pinning" not in str([row["settings"] for row in document["rows"]])
+    refused = [item["reason"] for item in document["rejected"]]  # a stream has one thread at least
+    assert all("NUM_STREAMS=4" in reason for reason in refused)
+    assert "--scenario offline" in document["command"]
+
+
+def test_what_is_not_here_is_predicted_and_marked(model: Path, tmp_path: Path) -> None:
+    result = tune(model, tmp_path, *FEW, target="onnxruntime,quadro-rtx-6000")
+    rows = document_of(result)["rows"]
+    predicted = [row for row in rows if row["target"] == "quadro-rtx-6000"]
+    assert {row["status"] for row in predicted} == {row["stage"] for row in predicted} == {"predicted"}
+    assert {"fp32", "fp16"} <= {row["precision"] for row in predicted}
+    for row in predicted:
+        assert row["p50_ci_ms"][0] < row["p50_ms"] < row["p50_ci_ms"][1]
+        assert (row["n"], row["samples_ms"]) == (0, [])
+    best = document_of(result)["best"]
+    assert (best["status"], best["target"]) == ("measured", "onnxruntime")  # whatever the prediction says
+    assert any(row["front"] for row in predicted)
+
+
+def test_where_all_is_predicted_so_is_the_best(model: Path, tmp_path: Path) -> None:
+    result = tune(model, tmp_path, "--json", target="quadro-rtx-6000")
+    best = document_of(result)["best"]
+    assert (best["status"], best["threads"]) == ("predicted", 0)
+    assert best["claim"].startswith("predicted")
+    assert best["path"] is None or Path(best["path"]).is_dir()

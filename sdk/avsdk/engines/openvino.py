@@ -209,6 +209,10 @@ class OpenVinoSession(Session):
         name = kind.to_string() if hasattr(kind, "to_string") else str(kind)
         return _READ_BACK.get(name, name)
 
+    def requests(self) -> int:
+        """As many as the plugin has streams for."""
+        return self._request_count()
+
     def _request_count(self) -> int:
         if self._settings.get("hint") != "throughput" and "streams" not in self._settings:
             return 1

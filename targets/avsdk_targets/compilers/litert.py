@@ -58,8 +58,9 @@ class LiteRtCompiler(Compiler):
         """The function that runs in the toolchain."""
         return build
 
-    def tunables(self, device: str) -> Mapping[str, tuple[str, ...]]:
+    def tunables(self, device: str, *, many: bool = False) -> Mapping[str, tuple[str, ...]]:
         """The weight cache, since the file then runs through the runtime's other interface."""
+        del many
         return {"weight_cache": ("no", "yes")} if device == "cpu" else {}
 
     def session_options(self, settings: Mapping[str, str], device: str) -> dict[str, Any]:

@@ -81,8 +81,9 @@ class OnnxRuntimeCompiler(Compiler):
             return "ONNX Runtime's CPU provider casts fp16 to fp32 and computes in that"
         return super().refusal(device, arch, precision)
 
-    def tunables(self, device: str) -> Mapping[str, tuple[str, ...]]:
+    def tunables(self, device: str, *, many: bool = False) -> Mapping[str, tuple[str, ...]]:
         """On the CPU: how far the graph is rewritten, and what is held and kept awake between runs."""
+        del many
         if device != "cpu":
             return {}
         return {"optimisation": ("all", "extended"), "spinning": ("yes", "no"), "arena": ("yes", "no")}

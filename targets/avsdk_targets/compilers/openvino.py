@@ -68,9 +68,11 @@ class OpenVinoCompiler(Compiler):
         """Writes the IR or the blob, in the child."""
         return build
 
-    def tunables(self, device: str) -> Mapping[str, tuple[str, ...]]:
-        """Whether threads stay on their cores."""
-        return {"pinning": ("yes", "no")} if device == "cpu" else {}
+    def tunables(self, device: str, *, many: bool = False) -> Mapping[str, tuple[str, ...]]:
+        """Whether threads stay on their cores; and how many requests execute side by side, where there are many."""
+        if device != "cpu":
+            return {}
+        return {"pinning": ("yes", "no"), **({"streams": ("1", "2", "4")} if many else {})}
 
     def session_options(self, settings: Mapping[str, str], device: str) -> dict[str, Any]:
         """The plugin's settings, checked."""
