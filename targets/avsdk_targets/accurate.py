@@ -234,6 +234,8 @@ def _recorded(assembly: Assembly, asked: Calibration, work: Path, notice: Callab
     chosen = choose(asked, kind.suffixes)
     reference = _reference(assembly, work / "reference")
     groups = {"held_back": chosen.held_back}
+    if asked.data is None:  # what cannot be read is held back by none, so that the next one is
+        groups["held_back"] += chosen.calibrating
     if _to_quantise(assembly):
         groups["calibrating"] = chosen.calibrating
     counts = {"calibrating": chosen.wanted, "held_back": len(chosen.held_back)}

@@ -122,7 +122,9 @@ def require_enough(chosen: Chosen, usable: int, unreadable: Sequence[str]) -> No
     """Raise ``UsageError`` where unreadable files left none, or fewer than the user asked for."""
     if not usable:
         raise UsageError(
-            f"none of the {len(unreadable)} files can be read: {unreadable[0]}",
+            f"none of {len(unreadable)} files can be read: {unreadable[0]}"
+            if unreadable
+            else "no file is left to calibrate: the readable ones are held back to measure on",
             expected="files that the model's own preprocessing takes",
             fix="look at them with avsdk run, or give another folder",
         )

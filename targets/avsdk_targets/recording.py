@@ -86,17 +86,20 @@ def record(
 ) -> dict[str, Any]:
     """Write ``<out>/<group>/<graph>.npz`` of inputs and fp32 outputs, and say what was read.
 
-    ``reference``: the fp32 bundle. ``groups``: files in the order in which they are tried; ``wanted``: how many of
-    each. ``sizes``: per graph the fixed sizes that will be built, to which inputs are cut or repeated.
+    ``reference``: the fp32 bundle. ``groups``: files in the order in which they are tried, each once; ``wanted``: how
+    many of each. ``sizes``: per graph the fixed sizes that will be built, to which inputs are cut or repeated.
     """
     bundle = open_bundle(Path(reference))
     report = {}
+    tried: set[str] = set()
     for group, files in groups.items():
         tap = _Tap(bundle, threads, sizes)
         for file in files:
             if len(tap.files) == wanted[group]:
                 break
-            tap.read(Path(file))
+            if file not in tried:
+                tap.read(Path(file))
+            tried.add(file)
         report[group] = tap.write(Path(out) / group)
     return report
 

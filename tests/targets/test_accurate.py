@@ -12,7 +12,9 @@ from tests.targets import quantising
 
 from avsdk import plugins
 from avsdk.errors import BudgetNotMet, NotAvailable, UsageError
+from avsdk.metric import measure_metric
 from avsdk.verify import verify_bundle
+from avsdk_targets import accurate
 from avsdk_targets.build import Exported, Exporter, ExportOptions
 from avsdk_targets.calibration import Calibration
 from avsdk_targets.limits import Limits
@@ -96,7 +98,18 @@ def test_a_budget_that_cannot_be_met_shows_the_ranking(model: Path, photographs:
     assert not list(tmp_path.iterdir()), "nothing ships"
 
 
-def test_the_familys_metric_decides_where_there_is_one(model: Path, photographs: Path, tmp_path: Path) -> None:
+def test_the_familys_metric_decides_where_there_is_one(
+    model: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_child = accurate.call_in_child
+
+    def here(function: Any, **arguments: Any) -> Any:  # a child imports what is installed, which this test is not
+        if function is not measure_metric:
+            return in_child(function, **arguments)
+        kept = measure_metric.__code__.co_varnames[:4]
+        return measure_metric(**{name: arguments[name] for name in kept})
+
+    monkeypatch.setattr(accurate, "call_in_child", here)
     with offered("tensor", "tests.targets.quantising:brightness"):
         done, _ = export(model, tmp_path, photographs, limits=Limits(max_drop=0.5))
         accuracy = done.bundle.manifest.measured["accuracy"]
@@ -146,7 +159,7 @@ def test_unreadable_files_are_named_and_passed_over(model: Path, photographs: Pa
 def test_a_folder_of_which_nothing_can_be_read(model: Path, tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / f"{name}.npz").write_text(name)
-    with pytest.raises(UsageError, match="none of the 2 files can be read") as caught:
+    with pytest.raises(UsageError, match="none of 3 files can be read") as caught:
         export(model, tmp_path / "out", tmp_path)
     assert caught.value.exit_code == 2
 
@@ -172,7 +185,7 @@ def test_without_calibration_int8_is_still_refused(model: Path, tmp_path: Path) 
 def test_the_cache_knows_the_folder_and_the_limits(model: Path, photographs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "some"
     shutil.copytree(photographs, folder)
-    limits = Limits(min_snr_db=3.0)
+    limits = Limits(min_snr_db=3.5)
     assert not export(model, tmp_path / "out", folder, limits=limits)[0].cached
     assert export(model, tmp_path / "out", folder, limits=limits)[0].cached
     assert not export(model, tmp_path / "out", folder, limits=Limits(min_snr_db=4.0))[0].cached

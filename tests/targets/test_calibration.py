@@ -82,7 +82,7 @@ def test_fewer_samples_than_asked_for(tmp_path: Path) -> None:
     chosen = choose(Calibration(photos, samples=18), KINDS)
     with pytest.raises(UsageError, match="18 calibration samples were asked for and 17 are there; 1 cannot be read"):
         require_enough(chosen, 17, ["003.png: damaged"])
-    with pytest.raises(UsageError, match=r"none of the 2 files can be read: a.png: empty"):
+    with pytest.raises(UsageError, match=r"none of 2 files can be read: a.png: empty"):
         require_enough(chosen, 0, ["a.png: empty", "b.png: empty"])
     with pytest.raises(UsageError, match="0 calibration samples"):
         Calibration(photos, samples=0)
