@@ -29,6 +29,7 @@ BATCH = 4
 FINALISTS = 6
 MOST_FINALISTS = 10
 _SCREEN_SHARE = 0.6
+_BUILD_SHARE = 0.8
 _PUBLISH_SHARE = 0.03
 _SCREEN_S = 4.0
 _LEAST_SCREEN_S = 0.4
@@ -114,7 +115,7 @@ class Search:
             self._ledger.add(measured)
             self._keep(measured, proposals)
             longest = max(longest, time.monotonic() - began)
-            if time.monotonic() + longest > until:
+            if time.monotonic() + longest > until and not proposals.first:
                 return "budget"
 
     def _batch(self, proposals: Proposals, until: float) -> list[Configuration]:
@@ -122,10 +123,10 @@ class Search:
         ready: list[Configuration] = []
         while len(ready) < BATCH:
             known = ready or any(item.rows for item in self._items.values())
-            proposed = None if known and time.monotonic() >= until else proposals.next()
+            proposed = None if known and time.monotonic() >= until and not proposals.first else proposals.next()
             if proposed is None:
                 break
-            if known and not self._builds.knows(proposed) and time.monotonic() + self._builds.longest_s > until:
+            if known and not self._builds.knows(proposed) and self._too_late_to_build():
                 self._skipped = True  # there is no time left to build it
                 proposals.drop(proposed)
                 continue
@@ -135,6 +136,11 @@ class Search:
             else:
                 self._keep([verdict], proposals)
         return ready
+
+    def _too_late_to_build(self) -> bool:
+        """Builds may take more of the budget than screening: an engine that was never seen may be the best."""
+        spent = time.monotonic() - self._started
+        return spent + self._builds.longest_s > _BUILD_SHARE * self._request.budget_s
 
     def _keep(self, tried: Sequence[Tuned], proposals: Proposals) -> None:
         self._items.update({item.configuration.key: item for item in tried})

@@ -161,6 +161,7 @@ class Builds:
     def get(self, item: Configuration) -> Built:
         """The build of a configuration. Raises ``UsageError`` for what was asked for wrongly, as an unknown axis."""
         if item.build not in self._known:
+            self._exporter(item).materialise()  # once for all builds, so no guide to how long the next one takes
             started = time.monotonic()
             self._known[item.build] = self._built(item)
             self.longest_s = max(self.longest_s, time.monotonic() - started)

@@ -26,7 +26,8 @@ _TRIES = 12
 class Proposals:
     """``next`` proposes what was not tried, ``tell`` reports what became of it.
 
-    At first come those that ``Space.first`` names, so that every target is seen at each precision.
+    At first come those that ``Space.first`` names, so that every target is seen at each precision; ``first`` are those
+    that are left of them.
     """
 
     def __init__(self, space: Space, known: Sequence[Tuned], limits: Limits, seed: int) -> None:
@@ -41,14 +42,14 @@ class Proposals:
             trial = self._study.ask()
             self._open[space.draw(trial).key] = trial
             self.tell([item])
-        self._first = [item for item in space.first() if item.key not in self._tried]
+        self.first = [item for item in space.first() if item.key not in self._tried]
 
     def next(self) -> Configuration | None:
         """A configuration that was not tried; None where all were."""
         from optuna.trial import TrialState
 
-        while self._first:
-            item = self._first.pop(0)
+        while self.first:
+            item = self.first.pop(0)
             if not self._seen(item):
                 return self._taken(item)
         for _ in range(_TRIES):
