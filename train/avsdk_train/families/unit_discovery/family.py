@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from avsdk.errors import CheckpointRefused, UsageError
 from avsdk.predictors.units import RATE_HZ, UnitFile, read_unit_file
 from avsdk.schema import SCHEMA, encode
+from avsdk.sound import write_sound
 from avsdk.spec import GraphSpec, ModelSpec, Sizes
 from avsdk_train.families.unit_discovery.apply import SpeechModel, unit_net
 from avsdk_train.families.unit_discovery.data import SpeechPieces
@@ -128,6 +129,15 @@ class UnitDiscovery(Family):
     def apply(self, network: nn.Module) -> SpeechModel:
         """Sound in, units out."""
         return SpeechModel(unit_net(network))
+
+    def write_example(self, network: nn.Module, example: Path, folder: Path) -> str:
+        """``example.flac``: what the first voice makes of a recording's units."""
+        file = read_unit_file(folder / FILE)
+        if not file.voices:
+            return "A model of units without a voice; no example."
+        model = SpeechModel(unit_net(network), file)
+        write_sound(folder / "example.flac", model.resynthesised(model(example), file.voices[0]), RATE_HZ)
+        return f"[A recording's units, said again by the voice {file.voices[0]}](example.flac)"
 
     def examples(self, recipe: Recipe, graph: GraphSpec, sizes: Sizes) -> dict[str, NDArray[Any]]:
         """Inputs that mean something: whole and half lengths, features that change as slowly as speech does."""
