@@ -17,6 +17,7 @@ from avsdk.predictors.units import RATE_HZ, UnitFile, read_unit_file
 from avsdk.schema import SCHEMA, encode
 from avsdk.sound import write_sound
 from avsdk.spec import GraphSpec, ModelSpec, Sizes
+from avsdk_train.experiments import Experiment
 from avsdk_train.families.unit_discovery.apply import SpeechModel, unit_net
 from avsdk_train.families.unit_discovery.data import SpeechPieces
 from avsdk_train.families.unit_discovery.features import steps_for
@@ -155,6 +156,12 @@ class UnitDiscovery(Family):
         rows, who = (shape.speakers, "speaker") if graph.name == "decoder" else (shape.voices, "voice")
         feeds[who] = random.integers(0, rows, batch).astype(np.int32)
         return feeds
+
+    def experiments(self) -> Sequence[Experiment]:
+        """The paper's ablations."""
+        from avsdk_train.families.unit_discovery.experiments import EXPERIMENTS
+
+        return EXPERIMENTS
 
 
 def _unit_file_of(model: str) -> UnitFile | None:
