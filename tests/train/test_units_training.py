@@ -213,7 +213,9 @@ def test_a_resumed_training_repeats_an_uninterrupted_one(corpus: Path, units_run
 
 def test_a_run_says_who_speaks_and_shows_what_comes_out(units_run: Path, voice_run: Path) -> None:
     first, second = (json.loads((run / "units.json").read_text()) for run in (units_run, voice_run))
-    assert first == {"schema": 1, "stride": 4, "context": TINY.context, "speakers": ["ann", "bob", "cid"], "voices": []}
+    assert first == {"schema": 1, "stride": 4, "context": TINY.context, "speakers": ["ann", "bob", "cid"], "voices": [],
+        "entries": TINY.entries,
+    }  # fmt: skip
     assert second == {**first, "voices": ["bob", "cid"]}
     assert [file.suffix for file in (units_run / "previews").iterdir()] == [".png"]
     assert [file.suffix for file in (voice_run / "previews").iterdir()] == [".wav"]
