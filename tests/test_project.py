@@ -225,6 +225,8 @@ def test_the_wheel_holds_every_file_of_the_five_packages_and_nothing_else(wheel:
         r"avsdk_train/zoo/style_transfer/wave/weights\.safetensors",
         r"avsdk_train/zoo/style_transfer/wave/card\.md",
         r"avsdk_train/families/style_transfer/recipes/small\.toml",
+        r"avsdk_train/zoo/unit_discovery/libri-grid-s1/units\.json",
+        r"avsdk_train/families/unit_discovery/recipes/small-inverter\.toml",
         r"avsdk_targets/devices/this-cpu\.toml",
         r"avsdk_targets/toolchains/litert\.toml",
     ],

@@ -41,6 +41,7 @@ ALLOWED = (
     ("sdk/avsdk/index.py", "usearch"),
     ("sdk/*", ""),
     ("train/avsdk_train/distributed.py", "torch accelerate torch_xla"),
+    ("train/avsdk_train/metrics/intelligibility.py", "pystoi pesq"),
     ("train/*", "torch accelerate safetensors librosa cv2 typer tensorboard matplotlib sklearn rich"),
     ("export/avsdk_export/check.py", "onnx"),
     ("export/*", "torch onnx onnxscript safetensors sklearn typer"),

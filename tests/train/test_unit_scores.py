@@ -160,6 +160,26 @@ def test_what_is_wrong_is_said(corpus: Path, assets: Mapping[str, Path], tmp_pat
         scored(corpus, assets, uneven)
 
 
+def test_a_voice_is_compared_with_its_own_recordings(corpus: Path, assets: Mapping[str, Path]) -> None:
+    class Says:
+        """Knows one recording by heart."""
+
+        def __call__(self, sound: Any) -> Units:
+            return hears_tones(sound)
+
+        def resynthesised(self, units: Units, voice: str) -> Any:
+            return read_sound(corpus / voice / f"{voice}-1-0000.flac", RATE_HZ)
+
+    found = scored(corpus, assets, Says(), resynthesise="11").metrics
+    assert found["stoi"] == pytest.approx(1, abs=1e-3)
+    assert found["estoi"] == pytest.approx(1, abs=1e-3)
+    assert found["mcd"] == pytest.approx(0, abs=1e-5)
+    assert found["pesq_wb"] > 4
+    assert found["stoi_ci"] == [None, None]
+    with pytest.raises(UsageError, match="no recording is by the voice 'V001'"):
+        scored(corpus, assets, Says(), resynthesise="V001")
+
+
 def test_cepstra_are_standardised_per_speaker() -> None:
     features = {
         name: np.random.default_rng(k).normal(k, 1 + k, (50, 39)).astype(np.float32) for k, name in enumerate("abc")

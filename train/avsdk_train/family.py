@@ -163,6 +163,13 @@ class Family(ABC):
         """Inputs of a graph at these sizes, for who compares runtimes; empty where noise does as well."""
         return {}
 
+    def write_example(self, network: nn.Module, example: Path, folder: Path) -> str:
+        """Write what a model of the zoo makes of a file beside it; the line about that in its card.
+
+        Empty for a family that makes pictures of pictures: those are shown side by side.
+        """
+        return ""
+
     def comparisons(
         self, recipe: Recipe, assets: Mapping[str, Path], options: Mapping[str, str]
     ) -> Mapping[str, Callable[[Any], Any]]:

@@ -53,8 +53,8 @@ def publish(
         write_atomic(new / RECIPE, toml_from_recipe(recipe))
         losses = read_log(run / METRICS)
         write_image(new / "loss.png", curve_from_series(_series(losses)))
-        _write_example(new, family, example)
-        write_atomic(new / "card.md", _card(name, summary, about_data, licence, recipe, losses))
+        shown = _write_example(new, family, example)
+        write_atomic(new / "card.md", _card(name, summary, shown, about_data, licence, recipe, losses))
         files = {file.name: sha256_file(file) for file in sorted(new.iterdir())}
         content = ZooFile(summary=summary, licence=licence, data=about_data, files=files)
         write_atomic(new / ENTRY, json.dumps({"schema": SCHEMA, **encode(content)}, indent=1) + "\n")
@@ -73,11 +73,16 @@ def _without_places(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, init=init, settings=dataclasses.replace(settings, **names))
 
 
-def _write_example(folder: Path, family: Family, example: Path) -> None:
+def _write_example(folder: Path, family: Family, example: Path) -> str:
     # What is shown is what ships: the fp16 weights.
-    apply = family.apply(trained_from_run(folder).network)
+    network = trained_from_run(folder).network
+    shown = family.write_example(network, example, folder)
+    if shown:
+        return shown
+    apply = family.apply(network)
     photo = resized_short_side(read_image(example), _EXAMPLE_PX)
     write_image(folder / "example.jpg", np.concatenate([photo, apply(photo)], axis=1))
+    return "![photograph and result](example.jpg)"
 
 
 def _series(losses: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
@@ -85,7 +90,9 @@ def _series(losses: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]
     return {name: [(line["step"], line[name]) for line in losses if name in line] for name in names}
 
 
-def _card(name: str, summary: str, about_data: str, licence: str, recipe: Recipe, losses: list[dict[str, Any]]) -> str:
+def _card(
+    name: str, summary: str, shown: str, about_data: str, licence: str, recipe: Recipe, losses: list[dict[str, Any]]
+) -> str:
     last = losses[-100:]
     rows = [
         f"| {key} | {np.mean([line[key] for line in last if key in line]):.4g} |"
@@ -94,7 +101,7 @@ def _card(name: str, summary: str, about_data: str, licence: str, recipe: Recipe
     ]
     return "\n".join([
         f"# zoo:{name}", "", summary, "",
-        "![photograph and result](example.jpg)", "",
+        shown, "",
         f"    avsdk export zoo:{name} --target openvino:cpu", "",
         "## Data and licence", "", about_data, "",
         f"The weights are under {licence}.", "",

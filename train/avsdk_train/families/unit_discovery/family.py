@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from avsdk.errors import CheckpointRefused, UsageError
 from avsdk.predictors.units import RATE_HZ, UnitFile, read_unit_file
 from avsdk.schema import SCHEMA, encode
+from avsdk.sound import write_sound
 from avsdk.spec import GraphSpec, ModelSpec, Sizes
+from avsdk_train.experiments import Experiment
 from avsdk_train.families.unit_discovery.apply import SpeechModel, unit_net
 from avsdk_train.families.unit_discovery.data import SpeechPieces
 from avsdk_train.families.unit_discovery.features import steps_for
@@ -129,6 +131,15 @@ class UnitDiscovery(Family):
         """Sound in, units out."""
         return SpeechModel(unit_net(network))
 
+    def write_example(self, network: nn.Module, example: Path, folder: Path) -> str:
+        """``example.flac``: what the first voice makes of a recording's units."""
+        file = read_unit_file(folder / FILE)
+        if not file.voices:
+            return "A model of units without a voice; no example."
+        model = SpeechModel(unit_net(network), file)
+        write_sound(folder / "example.flac", model.resynthesised(model(example), file.voices[0]), RATE_HZ)
+        return f"[A recording's units, said again by the voice {file.voices[0]}](example.flac)"
+
     def examples(self, recipe: Recipe, graph: GraphSpec, sizes: Sizes) -> dict[str, NDArray[Any]]:
         """Inputs that mean something: whole and half lengths, features that change as slowly as speech does."""
         random = np.random.default_rng(sum(sizes.values()))
@@ -145,6 +156,12 @@ class UnitDiscovery(Family):
         rows, who = (shape.speakers, "speaker") if graph.name == "decoder" else (shape.voices, "voice")
         feeds[who] = random.integers(0, rows, batch).astype(np.int32)
         return feeds
+
+    def experiments(self) -> Sequence[Experiment]:
+        """The paper's ablations."""
+        from avsdk_train.families.unit_discovery.experiments import EXPERIMENTS
+
+        return EXPERIMENTS
 
 
 def _unit_file_of(model: str) -> UnitFile | None:

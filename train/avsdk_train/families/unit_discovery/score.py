@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from avsdk.errors import CheckpointRefused, UnusableInput, UsageError
@@ -17,6 +18,8 @@ from avsdk_train.families.unit_discovery.corpora import Part, Utterance, read_co
 from avsdk_train.family import Scores
 from avsdk_train.metrics.abx import AbxScore, Averaging, Speakers, abx_score
 from avsdk_train.metrics.cepstra import FRAMES_PER_S, RATE_HZ, Features, cepstra, standardised_by_speaker
+from avsdk_train.metrics.intelligibility import intelligibility, mel_cepstral_distortion
+from avsdk_train.metrics.interval import mean_interval
 from avsdk_train.metrics.items import Item, check_items, read_items
 from avsdk_train.metrics.units import Estimate, unit_score
 
@@ -24,6 +27,7 @@ ITEMS = "*.triphone.item"
 OPTIONS = {
     "items": "the item file of ABX (default: every *.triphone.item in the data folder or beside it)",
     "averaging": "the ZeroSpeech challenge whose averaging ABX follows: 2021 (the default) or 2019",
+    "resynthesise": "a voice: its own recordings are said again by it, and compared with themselves",
     "split": "the part of the corpus",
 }
 
@@ -46,6 +50,9 @@ def unit_scores(
     MFCC with per-speaker CMVN (``_baseline``). Every recording of the part beneath the folders is encoded whole.
     ``_ci``: 95 %, over contexts for ABX, else over recordings.
 
+    With ``options["resynthesise"]`` also ``stoi``, ``estoi``, ``pesq_nb``, ``pesq_wb`` and ``mcd`` (mel-cepstral, dB)
+    of that voice's recordings, each said again by it: ``resynthesis_scores``.
+
     Raises ``UnusableInput`` where an item file does not fit the recordings.
     """
     _check_options(options)
@@ -65,7 +72,35 @@ def unit_scores(
         averaging = cast(Averaging, options.get("averaging", "2021"))
         for key, score in _abx(items, heard, utterances, averaging).items():
             _put(metrics, key, (score.error, score.interval))
+    if "resynthesise" in options:
+        metrics.update(resynthesis_scores(apply, utterances, heard.units, options["resynthesise"]))
     return Scores(metrics, len(utterances))
+
+
+def resynthesis_scores(
+    apply: Any, utterances: Sequence[Utterance], units: Mapping[str, Units], voice: str
+) -> dict[str, Any]:
+    """Means over the recordings of the speaker ``voice``, those with too little speech left out of a measure."""
+    own = [item for item in utterances if item.speaker == voice]
+    if not own:
+        speakers = sorted({item.speaker for item in utterances})
+        raise UsageError(
+            f"no recording is by the voice {voice!r}, and another speaker's cannot be compared with it",
+            expected=f"recordings of it; here are those of: {', '.join(speakers[:20])}",
+        )
+    values: dict[str, list[float]] = {key: [] for key in ("stoi", "estoi", "pesq_nb", "pesq_wb", "mcd")}
+    for item in own:
+        sound = read_sound(item.path, RATE_HZ)
+        again = np.asarray(apply.resynthesised(units[item.name], voice), np.float32)
+        for key, value in vars(intelligibility(sound, again)).items():
+            if value is not None:
+                values[key].append(value)
+        values["mcd"].append(mel_cepstral_distortion(sound, again))
+    metrics: dict[str, Any] = {}
+    for key, found in values.items():
+        if found:
+            _put(metrics, key, (float(np.mean(found)), mean_interval(found)))
+    return metrics
 
 
 def _abx(
