@@ -285,3 +285,25 @@ def test_features_that_do_not_fit_are_refused(features: dict[str, Floats], messa
     items = [token("p", "s", 0), token("p", "s", 1), token("q", "s", 2)]
     with pytest.raises(UnusableInput, match=message):
         abx_score(items, features, 1, "within")
+
+
+def test_two_scores_of_the_same_items_are_compared_in_pairs() -> None:
+    """Features are better by less than contexts differ among each other: the pairs show it all the same."""
+    random = np.random.default_rng(0)
+    items, features = [], {}
+    for place, (context, phone, speaker) in enumerate(itertools.product(range(12), "ab", "xyz")):
+        items.append(Item(f"f{place}", 0.0, 0.1, phone, f"c{context}", "n", speaker))
+        own = directions(*(20.0 * (phone == "b") + random.normal(0, 3.0 + 3.0 * context, 10)))
+        features[f"f{place}"] = own
+    clearer = {
+        item.file: features[item.file] + (0.1 if item.phone == "b" else -0.1) * np.array([[0.0, 1.0]]) for item in items
+    }
+    plain, better = (abx_score(items, found, 100.0, "across") for found in (features, clearer))
+    gain, interval = better.gain_over(plain)
+    assert gain == pytest.approx(plain.error - better.error)
+    assert interval is not None and plain.interval is not None
+    assert 0 < interval[0] <= gain <= interval[1]
+    assert interval[1] - interval[0] < plain.interval[1] - plain.interval[0]
+    assert plain.gain_over(plain) == (0.0, (0.0, 0.0))
+    fewer = abx_score(items[:-6], features, 100.0, "across")
+    assert fewer.gain_over(plain)[1] is None, "of other items, so that nothing can be paired"

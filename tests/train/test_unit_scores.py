@@ -24,7 +24,7 @@ from avsdk_train.metrics.items import Item, read_items, write_items
 RATE_HZ, HOP = 16_000, 640
 TONES_HZ = {"p": 400, "q": 1400}
 KEYS = {"bitrate", "codes_used", "perplexity"}
-ABX_KEYS = {f"abx_{mode}{end}" for mode in ("across", "within") for end in ("", "_codes", "_baseline")}
+ABX_KEYS = {f"abx_{mode}{end}" for mode in ("across", "within") for end in ("", "_codes", "_baseline", "_gain")}
 
 
 def tones(phones: str, pitch: float, seed: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -47,11 +47,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class AbxScore:
-    """The error in percent, its 95 % bootstrap interval over contexts, and how many cells it is the mean of."""
+    """The error in percent, its 95 % bootstrap interval over contexts, and how many cells it is the mean of.
+
+    ``means``: the error in each resample. Scores of the same items are resampled alike, so that they can be paired.
+    """
 
     error: float
     interval: tuple[float, float] | None
     cells: int
+    means: tuple[float, ...] = field(default=(), repr=False)
+
+    def gain_over(self, other: AbxScore) -> tuple[float, tuple[float, float] | None]:
+        """How many points lower the error is than another's on the same items, with the paired 95 % interval."""
+        if self.cells != other.cells or not self.means:
+            return other.error - self.error, None
+        return other.error - self.error, _interval(np.asarray(other.means) - np.asarray(self.means))
 
 
 @dataclass(frozen=True)
@@ -155,8 +165,12 @@ def averaged(cells: Sequence[Cell], errors: Floats, averaging: Averaging = "2021
     random = np.random.default_rng(0)
     picks = (np.bincount(random.integers(0, count, count), minlength=count) for _ in range(_RESAMPLES))
     means = [mean(pick[contexts].astype(np.float64)) for pick in picks]
+    return AbxScore(error, _interval(np.asarray(means)), len(cells), tuple(means))
+
+
+def _interval(means: Floats) -> tuple[float, float]:
     low, high = np.quantile(means, [(1 - _COVERAGE) / 2, (1 + _COVERAGE) / 2])
-    return AbxScore(error, (float(low), float(high)), len(cells))
+    return float(low), float(high)
 
 
 def _means(groups: Counts, values: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:

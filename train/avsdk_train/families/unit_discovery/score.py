@@ -47,7 +47,8 @@ def unit_scores(
     """``bitrate``, ``codes_used`` and ``perplexity``, and with an item file the ABX errors.
 
     Those are ``abx_across`` and ``abx_within`` of the vectors before the codebook, of its entries (``_codes``), and of
-    MFCC with per-speaker CMVN (``_baseline``). Every recording of the part beneath the folders is encoded whole.
+    MFCC with per-speaker CMVN (``_baseline``); ``_gain`` is how many points the vectors are better than that, paired
+    over contexts. Every recording of the part beneath the folders is encoded whole.
     ``_ci``: 95 %, over contexts for ABX, else over recordings.
 
     With ``options["resynthesise"]`` also ``stoi``, ``estoi``, ``pesq_nb``, ``pesq_wb`` and ``mcd`` (mel-cepstral, dB)
@@ -70,8 +71,12 @@ def unit_scores(
         _put(metrics, key, getattr(told, key))
     if items:
         averaging = cast(Averaging, options.get("averaging", "2021"))
-        for key, score in _abx(items, heard, utterances, averaging).items():
+        scores = _abx(items, heard, utterances, averaging)
+        for key, score in scores.items():
             _put(metrics, key, (score.error, score.interval))
+        for mode in ("across", "within"):
+            gain = scores[f"abx_{mode}"].gain_over(scores[f"abx_{mode}_baseline"])
+            _put(metrics, f"abx_{mode}_gain", gain)
     if "resynthesise" in options:
         metrics.update(resynthesis_scores(apply, utterances, heard.units, options["resynthesise"]))
     return Scores(metrics, len(utterances))
