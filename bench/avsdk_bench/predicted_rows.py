@@ -146,6 +146,8 @@ def with_rooflines(rows: Sequence[Row], plans: Sequence[CellPlan], rates: Rates)
 def _beside(row: Row, plan: CellPlan, roof: Roof) -> Row:
     if row.status != "measured" or row.graph == PIPELINE or plan.device not in ("cpu", "this-cpu"):
         return row
+    if "bundle" not in plan.arguments:  # a cell that is no model's
+        return row
     opened: Bundle = open_bundle(Path(str(plan.arguments["bundle"])))
     manifest = opened.manifest
     try:
