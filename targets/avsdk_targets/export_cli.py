@@ -21,8 +21,9 @@ _AXIS = (
     "with a step frames=64:2048:64. GRAPH.NAME speaks of one graph of several."
 )
 _SPEC = "A TOML file with what MODEL takes and gives: axes, pre- and post-processing, predictor."
-_FILES = {"tensor": ("IN.npz", "OUT.npz"), "audio": ("SOUND.wav", "OUT_FOLDER/"), "image": ("PHOTO", "OUT_FOLDER/")}
-"""What a generic predictor is given and gives."""
+_FILES = {"tensor": ("IN.npz", "OUT.npz"), "audio": ("SOUND.wav", "OUT_FOLDER/"), "image": ("PHOTO", "OUT_FOLDER/"),
+          "unit_discovery": ("SPEECH.wav", "UNITS.txt")}  # fmt: skip
+"""What a predictor is given and gives, where that is no photograph and a picture."""
 
 
 _Model = Annotated[str, typer.Argument(help="A run folder, zoo:NAME, FILE.onnx, a bundle, or package.module:function.")]
