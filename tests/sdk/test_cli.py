@@ -85,7 +85,7 @@ def test_importing_avsdk_loads_numpy_at_most() -> None:
 def test_a_misspelt_command_gets_the_nearest(avsdk: Avsdk) -> None:
     code, said, aside = avsdk("bundel", "show")
     assert (code, said) == (2, "")
-    assert "Did you mean 'bundle'?" in aside
+    assert "Did you mean 'bundle'" in aside
 
 
 def test_usage_errors_are_documents_too(avsdk: Avsdk) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from avsdk.errors import SilentFallback
-from avsdk.precision import PRECISIONS, TOLERANCES, Tolerance, check_executed, describe_shares
+from avsdk.precision import MIXED, PRECISIONS, TOLERANCES, Tolerance, check_executed, describe_shares
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_tolerances_are_those_of_the_design(precision: str, tolerance: Tolerance
 
 
 def test_every_precision_has_a_tolerance() -> None:
-    assert set(TOLERANCES) == set(PRECISIONS)
+    assert set(TOLERANCES) == {*PRECISIONS, MIXED}
 
 
 @pytest.mark.parametrize(
