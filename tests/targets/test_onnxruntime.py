@@ -63,13 +63,18 @@ def test_a_provider_that_hides_its_nodes_gets_the_models_types(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "text"),
-    [("conv", "int8", "carries no quantisation"), ("quantised_conv", "fp16", "is quantised")],
+    ("name", "precision", "text", "fix"),
+    [
+        ("conv", "int8", "carries no quantisation", "--calibration DIR"),
+        ("quantised_conv", "fp16", "is quantised", "--precision int8"),
+    ],
 )
-def test_quantisation_that_does_not_fit_is_refused(name: str, precision: str, text: str, tmp_path: Path) -> None:
+def test_quantisation_that_does_not_fit_is_refused(
+    name: str, precision: str, text: str, fix: str, tmp_path: Path
+) -> None:
     with pytest.raises(NotAvailable, match=text) as caught:
         build(request(tmp_path, named_model(name), device="cuda", precision=precision))
-    assert caught.value.fix.startswith("--precision ")
+    assert caught.value.fix.startswith(fix)
 
 
 def test_leave_to_fall_back_is_asked_for_explicitly_and_said(tmp_path: Path) -> None:
