@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from avsdk.errors import CheckpointRefused, UnknownName, UsageError
 from avsdk_train import commands, zoo
 from avsdk_train.families.style_transfer import version_one
-from avsdk_train.family import load_trained, model_files
+from avsdk_train.family import list_families, load_family, load_trained, model_files
 from avsdk_train.trained import recipe_from_file
 from avsdk_train.zoo import list_zoo, load_zoo
 from avsdk_train.zoo.measure import measure
@@ -149,26 +150,49 @@ def test_listing_imports_no_torch(child_environment: dict[str, str]) -> None:
         [sys.executable, "-c", code], env=child_environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert all(model["name"].startswith("style_transfer/") for model in json.loads(done.stdout)["models"])
+    families = {model["name"].partition("/")[0] for model in json.loads(done.stdout)["models"]}
+    assert {"style_transfer", "unit_discovery"} <= families <= set(list_families())
 
 
-@pytest.mark.parametrize("model", list_zoo(), ids=lambda model: model.name)
-def test_every_model_that_ships_is_whole_and_runs(model: Any, photograph: Path) -> None:
+def of_family(name: str) -> Any:
+    """A parameter for each model of that family that ships."""
+    return pytest.mark.parametrize(
+        "model", [model for model in list_zoo() if model.name.startswith(f"{name}/")], ids=lambda model: model.name
+    )
+
+
+def test_every_family_of_the_zoo_is_tested_here() -> None:
+    assert {model.name.partition("/")[0] for model in list_zoo()} == {"style_transfer", "unit_discovery"}
+
+
+@of_family("unit_discovery")
+def test_every_model_of_units_is_whole_and_tells_sounds_apart(model: Any) -> None:
+    trained = load_trained(f"zoo:{model.name}")
+    apply = load_family("unit_discovery").apply(trained.network)
+    seconds = np.arange(32_000) / 16_000
+    tones = [np.sin(2 * np.pi * hz * seconds) * np.sin(np.pi * 4 * seconds) for hz in (150.0, 2500.0)]
+    low, high = (apply((0.3 * tone).astype(np.float32)).codes for tone in tones)
+    assert abs(len(low) - 50) <= 1, "25 units a second"
+    assert len(low) == len(high)
+    assert (low != high).mean() > 0.5
+
+
+@of_family("style_transfer")
+def test_every_style_that_ships_is_whole_and_runs(model: Any, photograph: Path) -> None:
     from avsdk.media import read_image
     from avsdk_train.data import resized_short_side
-    from avsdk_train.family import load_family
 
     trained = load_trained(f"zoo:{model.name}")
     family = load_family(model.name.partition("/")[0])
     photo = resized_short_side(read_image(photograph), 101)
-    styled = family.apply(next(iter(trained.networks.values())))(photo)
+    styled = family.apply(trained.network)(photo)
     assert styled.shape == photo.shape
     assert styled.std() > 20, "the answer is a flat picture"
     assert abs(styled.astype(int) - photo).mean() > 15, "the answer is the photograph itself"
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize("model", list_zoo(), ids=lambda model: model.name)
+@of_family("style_transfer")
 def test_real_photographs_come_close_to_the_painting(
     model: Any, shared_data: Path, child_environment: dict[str, str]
 ) -> None:
