@@ -148,9 +148,9 @@ def _beside(row: Row, plan: CellPlan, roof: Roof) -> Row:
         return row
     if "bundle" not in plan.arguments:  # a cell that is no model's
         return row
-    opened: Bundle = open_bundle(Path(str(plan.arguments["bundle"])))
-    manifest = opened.manifest
     try:
+        opened: Bundle = open_bundle(Path(str(plan.arguments["bundle"])))
+        manifest = opened.manifest
         work = graph_work(opened.file(manifest.model[row.graph]), manifest.spec.graph(row.graph), plan.sizes)
         facts = roofline_facts(work, roof, row.precision, row.p50_ms)
     except AvsdkError as error:  # the measurement stands without its bound

@@ -6,6 +6,7 @@ nothing beats, are measured once more together, in paired rounds, which is what 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,8 +53,10 @@ class Request:
     scenario: str = SINGLE_STREAM
 
     def __post_init__(self) -> None:
-        if not self.budget_s > 0:
-            raise UsageError(f"a budget of {self.budget_s:g} s", expected="more than 0 s", fix="--budget-s 600")
+        if not 0 < self.budget_s < math.inf:
+            raise UsageError(
+                f"a budget of {self.budget_s:g} s", expected="more than 0 s, and an end", fix="--budget-s 600"
+            )
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 from avsdk import plugins
 from avsdk.bundle import Manifest, open_bundle, write_manifest
-from avsdk.errors import BudgetNotMet, UsageError
+from avsdk.errors import BudgetNotMet, NotAvailable, UsageError
 from avsdk.golden import PIPELINE, read_golden, write_golden
 from avsdk.host import default_threads
 from avsdk.metric import Metric, has_metric, measure_metric
@@ -76,14 +76,20 @@ class Trial:
 
 
 def build_within(assembly: Assembly, budget: Budget, notice: Callable[[str], None]) -> Path:
-    """Build the bundle and prove it. Raises ``BudgetNotMet`` where no choice of layers holds the limits."""
+    """Build the bundle and prove it.
+
+    Raises ``BudgetNotMet`` where no choice of layers holds the limits, and ``NotAvailable`` where limits were asked for
+    and nothing here can run the build to measure them.
+    """
     with TemporaryDirectory(prefix="avsdk-accurate-") as folder:
         recorded = _recorded(assembly, budget.calibration, Path(folder), notice)
         work = _Search(assembly, recorded, _limits(assembly, budget.limits), Path(folder), notice)
         trial = work.best()
+        if trial.accuracy is None:
+            _unmeasured(trial, budget, notice)
         measured: dict[str, Any] = {"calibration": recorded.facts} if work.graphs else {"data": recorded.facts}
         if trial.accuracy is not None:
-            measured["accuracy"] = {**encode(trial.accuracy), "limits": encode(budget.limits)}
+            measured["accuracy"] = {**encode(trial.accuracy), "limits": encode(work.limits)}
             if work.graphs:
                 measured["accuracy"]["golden_snr_db"] = 0.0  # judged on the held-back samples already
         if work.ranking:
@@ -95,6 +101,17 @@ def build_within(assembly: Assembly, budget: Budget, notice: Callable[[str], Non
         if budget.compare_speed and work.graphs:
             compare_speed(made, assembly, notice)
         return _taken(made, assembly.work)
+
+
+def _unmeasured(trial: Trial, budget: Budget, notice: Callable[[str], None]) -> None:
+    """What could not be run here holds no limit that was asked for; without one, that nothing was measured is said."""
+    if budget.limits:
+        raise NotAvailable(
+            f"{budget.limits} cannot be measured here: {trial.parity.reason}",
+            expected="the device, or something that stands in for it",
+            fix="export it where the device is, or leave the limits out and verify the bundle there",
+        )
+    notice(f"the accuracy was not measured: {trial.parity.reason}; avsdk bundle verify BUNDLE --run on the device does")
 
 
 def _taken(made: Path, work: Path) -> Path:
@@ -130,7 +147,7 @@ class _Search:
         self._assembly = replace(assembly, files=replace(assembly.files, golden=_real(assembly, recorded, work)))
         if not self.graphs:
             self._assembly = assembly
-        self._recorded, self._limits, self._work, self._notice = recorded, limits, work, notice
+        self._recorded, self.limits, self._work, self._notice = recorded, limits, work, notice
         self._fp32: Metric | None = None
 
     def best(self) -> Trial:
@@ -149,7 +166,7 @@ class _Search:
         return found
 
     def _holds(self, trial: Trial) -> bool:
-        return trial.accuracy is None or trial.accuracy.meets(self._limits)
+        return trial.accuracy is None or trial.accuracy.meets(self.limits)
 
     def _trial(self, kept: int) -> Trial:
         layers = self.ranking[:kept]
@@ -211,9 +228,9 @@ class _Search:
         plan = self._assembly.plan
         kept = f" with {len(trial.kept)} of {len(self.ranking)} layers in fp32" if trial.kept else ""
         return BudgetNotMet(
-            f"{plan.candidate.engine}:{plan.candidate.device} at {plan.precision} cannot meet {self._limits}: "
+            f"{plan.candidate.engine}:{plan.candidate.device} at {plan.precision} cannot meet {self.limits}: "
             f"{trial.accuracy}{kept}",
-            expected=str(self._limits),
+            expected=str(self.limits),
             fix="a wider limit, or another precision: --precision fp16 or bf16 where the device has it, else fp32",
             chart=chart(self.ranking) if self.ranking else "",
         )

@@ -188,6 +188,7 @@ def test_what_is_measured_and_misses_a_limit_is_nearest(model: Path, tmp_path: P
     ("arguments", "code", "text"),
     [
         (["--budget-s", "0"], 2, "a budget of 0 s"),
+        (["--budget-s", "inf"], 2, "a budget of inf s"),
         (["--target", "openvimo"], 2, "did you mean 'openvino'"),
         (["--max-latency-ms", "0"], 2, "--max-latency-ms 0"),
         (["--precision", "int8"], 2, "--calibration DIR"),

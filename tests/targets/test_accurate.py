@@ -13,7 +13,8 @@ from tests.targets import quantising
 from avsdk import plugins
 from avsdk.errors import BudgetNotMet, NotAvailable, UsageError
 from avsdk.metric import measure_metric
-from avsdk.verify import verify_bundle
+from avsdk.parity import Parity
+from avsdk.verify import Verified, verify_bundle
 from avsdk_targets import accurate
 from avsdk_targets.build import Exported, Exporter, ExportOptions
 from avsdk_targets.calibration import Calibration
@@ -69,6 +70,22 @@ def test_int8_is_made_of_a_plain_model_and_the_manifest_says_how(
     assert done.drop is None
     assert manifest.parity.verdict == "pass"
     assert verify_bundle(done.bundle.path).parity.verdict == "pass", "it can be verified where it ships"
+
+
+def test_limits_that_nothing_here_can_measure_are_not_held_to_be_met(
+    model: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a build for a device that is not here: it was made, and nothing ran it."""
+    monkeypatch.setenv("AVSDK_HOME", str(tmp_path / "home"))  # so that no earlier build is taken from the cache
+    absent = Verified(Parity.not_run("the device is not here"), {}, {})
+    monkeypatch.setattr(accurate, "verify_draft", lambda folder, plan, samples: absent)
+    with pytest.raises(NotAvailable, match="an SNR of at least 5 dB cannot be measured here: the device is not here"):
+        export(model, tmp_path, photographs, limits=Limits(min_snr_db=5.0))
+    assert not list(tmp_path.glob("small-*"))
+    said: list[str] = []
+    trial = accurate.Trial(tmp_path, None, None, absent.parity)  # type: ignore[arg-type]
+    accurate._unmeasured(trial, accurate.Budget(calibration=Calibration(photographs)), said.append)
+    assert said[0].startswith("the accuracy was not measured: the device is not here")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
